@@ -1,0 +1,1 @@
+"""What all Paceline services share: events, Kafka, Postgres, keys, telemetry, grants."""

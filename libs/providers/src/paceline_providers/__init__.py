@@ -1,0 +1,1 @@
+"""The ways a message leaves a mailbox, one file per provider."""
