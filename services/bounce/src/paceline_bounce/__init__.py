@@ -1,0 +1,1 @@
+"""Classifies bounces and complaints, keeps health."""

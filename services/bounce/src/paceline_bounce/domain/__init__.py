@@ -1,0 +1,1 @@
+"""Pure rules of bounces: reading a report, trusting it, classifying it."""

@@ -1,0 +1,1 @@
+"""Reads inboxes, matches replies to sends."""
