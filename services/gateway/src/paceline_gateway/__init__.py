@@ -1,0 +1,1 @@
+"""The only internet-facing edge: API, imports, unsubscribe."""

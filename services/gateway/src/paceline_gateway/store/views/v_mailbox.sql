@@ -1,0 +1,8 @@
+-- Purpose: settings of mailboxes without secrets, for everyone who paces, sends or reads.
+-- `policy` holds only what was set; absent keys are the defaults of DESIGN §5.
+CREATE OR REPLACE VIEW gateway.v_mailbox WITH (security_barrier) AS
+SELECT
+    m.workspace_id, m.mailbox_id, m.email, m.domain, m.display_name, m.reply_to, m.kind,
+    m.is_active, coalesce(m.timezone, w.timezone) AS timezone, m.policy, m.version
+FROM gateway.mailbox AS m
+JOIN gateway.workspace AS w USING (workspace_id);
