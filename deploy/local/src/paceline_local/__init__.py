@@ -1,0 +1,1 @@
+"""The local stack: every real part Paceline runs on, as processes of this machine."""

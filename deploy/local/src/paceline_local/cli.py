@@ -1,0 +1,131 @@
+"""`paceline-local`: start, show and end the local stack."""
+
+import json
+import os
+import time
+from dataclasses import asdict
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from paceline_local.stack import Stack, StackFailed
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+_out: Final = Console()
+_MARKS: Final = {"waiting": "·", "working": "…", "ready": "[green]✓[/]", "failed": "[red]✗[/]"}
+
+
+class Progress:
+    """A live table of the parts while they start; plain lines where there is no terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._began = time.monotonic()
+        self._rows: dict[str, tuple[str, str, float]] = {}
+        self._live = Live(console=console, refresh_per_second=8) if console.is_terminal else None
+
+    def __enter__(self) -> "Progress":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def __call__(self, part: str, state: str, detail: str) -> None:
+        """Show that `part` is in `state` now."""
+        took = time.monotonic() - self._began
+        self._rows[part] = (state, detail, took)
+        if self._live:
+            self._live.update(self._table())
+        elif state in {"ready", "failed"} or detail:
+            self._console.print(f"{took:6.1f} s  {_MARKS[state]} {part:<10} {detail}")
+
+    def _table(self) -> Table:
+        table = Table(box=None, show_header=False)
+        for part, (state, detail, took) in self._rows.items():
+            table.add_row(_MARKS[state], part, detail, f"{took:.1f} s")
+        return table
+
+
+@app.command()
+def up(
+    *,
+    services: Annotated[bool, typer.Option(help="Start the six services too.")] = True,
+) -> None:
+    """Start what does not run yet, and wait until everything is ready."""
+    stack = Stack()
+    try:
+        with Progress(_out) as progress:
+            stack.up(services=services, report=progress)
+    except StackFailed as failed:
+        for failure in failed.failures:
+            _out.print(f"\n[red]{failure.part}[/]: {failure.reason}")
+            for line in failure.tail:
+                _out.print(f"    {line}", markup=False, highlight=False)
+            log = stack.processes.log_path(failure.part)
+            _out.print(f"  log: {log}" if log.exists() else "")
+            _out.print(f"  what to do: {failure.remedy}")
+        raise typer.Exit(1) from failed
+
+
+@app.command()
+def down() -> None:
+    """End every process of the stack; data stays."""
+    with Progress(_out) as progress:
+        Stack().down(progress)
+
+
+@app.command()
+def status(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """Show part, pid, port, version and readiness; exit 1 unless all is ready."""
+    rows = Stack().status()
+    if as_json:
+        typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
+    else:
+        table = Table("part", "pid", "port", "version", "ready")
+        for row in rows:
+            table.add_row(
+                row.process,
+                str(row.pid or "–"),
+                str(row.port or "–"),
+                row.version,
+                "[green]yes[/]" if row.ready else "[red]no[/]",
+            )
+        _out.print(table)
+    raise typer.Exit(0 if all(row.ready for row in rows) else 1)
+
+
+@app.command()
+def logs(
+    part: Annotated[str, typer.Argument(help="postgres, kafka, postfix, sender, …")],
+    *,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as it grows.")] = False,
+) -> None:
+    """Print the log of one part."""
+    stack = Stack()
+    path = stack.processes.log_path(part)
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in stack.layout.log.glob("*.log")))
+        _out.print(f"no log of {part!r}; there are: {known or 'none'}")
+        raise typer.Exit(1)
+    flags = ["-n", "200", "-F"] if follow else ["-n", "+1"]
+    os.execvp("tail", ["tail", *flags, str(path)])  # noqa: S606 - this process becomes tail
+
+
+@app.command()
+def env() -> None:
+    """Print the ports as shell assignments."""
+    path = Stack().layout.ports_file
+    typer.echo(path.read_text() if path.exists() else "", nl=False)
+
+
+if __name__ == "__main__":
+    app()

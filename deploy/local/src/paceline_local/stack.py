@@ -1,0 +1,181 @@
+"""The stack: its parts in order, started, checked and ended as one."""
+
+import fcntl
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from paceline_local import apt
+from paceline_local.layout import Layout
+from paceline_local.parts.base import Part, PartFailed, Site
+from paceline_local.parts.kafka import Kafka
+from paceline_local.parts.mailhost import MailHost
+from paceline_local.parts.postgres import Postgres
+from paceline_local.parts.redis import Redis
+from paceline_local.passwords import Passwords
+from paceline_local.ports import Ports
+from paceline_local.process import Processes
+
+Report = Callable[[str, str, str], None]
+"""Takes a part's name, its state (`waiting working ready failed`) and a short detail."""
+
+
+class StackFailed(Exception):
+    """One or more parts did not start."""
+
+    def __init__(self, failures: Sequence[PartFailed]) -> None:
+        super().__init__("; ".join(str(failure) for failure in failures))
+        self.failures = list(failures)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of `status`: a process of the stack."""
+
+    part: str
+    process: str
+    pid: int | None
+    port: int
+    version: str
+    ready: bool
+
+
+def _silent(_part: str, _state: str, _detail: str) -> None:
+    return None
+
+
+class Stack:
+    """One local stack. Every method is idempotent and safe to call from another process."""
+
+    def __init__(self, run: Path | None = None) -> None:
+        self.layout: Final = Layout.of(run)
+        self.layout.create()
+        self.processes: Final = Processes(self.layout.pids, self.layout.log)
+        self.passwords: Final = Passwords(self.layout.secrets)
+        self._ports: Final = Ports(self.layout.ports_file)
+        site = Site(self.layout, self._ports, self.passwords, self.processes)
+        self.postgres: Final = Postgres(site)
+        self.redis: Final = Redis(site)
+        self.kafka: Final = Kafka(site)
+        self.mailhost: Final = MailHost(site)
+
+    @property
+    def ports(self) -> Mapping[str, int]:
+        """Port by name, as in `ports.env`."""
+        return self._ports
+
+    def parts(self) -> list[Part]:
+        """Return every part but the services."""
+        return [self.postgres, self.redis, self.kafka, self.mailhost]
+
+    def up(self, *, services: bool = True, report: Report = _silent) -> "Stack":
+        """Start what does not run; return when all is ready, raise `StackFailed` otherwise."""
+        with self._lock():
+            parts = self.parts()
+            self._install(parts, report)
+            self._assign(parts)
+            self._start_all(parts, report)
+        return self
+
+    def down(self, report: Report = _silent) -> None:
+        """End every recorded process, services first."""
+        with self._lock():
+            parts = self.parts()
+            with ThreadPoolExecutor(len(parts)) as pool:
+                list(pool.map(lambda part: self._stop(part, report), parts))
+
+    def status(self) -> list[Row]:
+        """Return one row per process, running or not."""
+        rows = []
+        for part in self.parts():
+            known = all(name in self._ports for name in part.port_names)
+            running = {name: self.processes.find(name) for name in part.processes}
+            alive = known and all(running.values())
+            ready = alive and part.ready()
+            version = part.version() if ready else ""
+            for process, record in running.items():
+                port = self._ports.get(process, self._ports.get(part.port_names[0], 0))
+                rows.append(
+                    Row(part.name, process, record.pid if record else None, port, version, ready)
+                )
+        return rows
+
+    def start(self, name: str) -> None:
+        """Start one part and wait until it is ready."""
+        part = self._named(name)
+        with self._lock():
+            self._assign([part])
+            part.start(lambda _line: None)
+
+    def stop(self, name: str) -> None:
+        """End one part."""
+        self._named(name).stop()
+
+    def dsn(self, role: str = "postgres", database: str = "paceline") -> str:
+        """Return a libpq URI for a login role; `postgres` is the superuser."""
+        return self.postgres.dsn(role, database)
+
+    def _named(self, name: str) -> Part:
+        return next(part for part in self.parts() if part.name == name)
+
+    def _install(self, parts: Sequence[Part], report: Report) -> None:
+        missing = [
+            package
+            for part in parts
+            for need in part.needs()
+            if not need.present()
+            for package in need.packages
+        ]
+        if not missing:
+            return
+        try:
+            apt.install(
+                missing,
+                self.layout.log / "apt.log",
+                lambda line: report("packages", "working", line),
+            )
+        except PartFailed as failure:
+            raise StackFailed([failure]) from failure
+        report("packages", "ready", "")
+
+    def _assign(self, parts: Sequence[Part]) -> None:
+        names = [name for part in parts for name in part.port_names]
+        used = [
+            name
+            for part in parts
+            if any(self.processes.find(process) for process in part.processes)
+            for name in part.port_names
+        ]
+        self._ports.assign(names, used)
+
+    def _start_all(self, parts: Sequence[Part], report: Report) -> None:
+        failures: list[PartFailed] = []
+
+        def start(part: Part) -> None:
+            report(part.name, "working", "")
+            try:
+                part.start(lambda line: report(part.name, "working", line))
+            except PartFailed as failure:
+                failures.append(failure)
+                report(part.name, "failed", failure.reason)
+            else:
+                report(part.name, "ready", part.version())
+
+        with ThreadPoolExecutor(len(parts)) as pool:
+            list(pool.map(start, parts))
+        if failures:
+            raise StackFailed(failures)
+
+    def _stop(self, part: Part, report: Report) -> None:
+        report(part.name, "working", "stopping")
+        part.stop()
+        report(part.name, "ready", "stopped")
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        with (self.layout.run / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
