@@ -1,0 +1,1 @@
+"""Opens one credential, submits one message, records what happened."""

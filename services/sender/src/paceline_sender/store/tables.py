@@ -1,0 +1,114 @@
+"""The sender's tables: what was tried, what was written, and who is alive."""
+
+from datetime import datetime
+
+from sqlalchemy import CheckConstraint, Identity, Index, Integer, Text, Uuid, text
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import Mapped, mapped_column
+
+from paceline_common.db.tables import common_tables, declarative_base
+
+Base = declarative_base("sender")
+COMMON = common_tables(Base)
+
+
+class Attempt(Base):  # type: ignore[misc, valid-type]
+    """One try of a job.
+
+    A claimed one (`claimed_at`) is written in the transaction of its claim, once
+    per job and fence, and has no outcome until the provider answered. One without
+    a claim ended before anything could leave: connecting, signing in, rendering,
+    or the claim itself refused. `text` is the server's own answer and may quote
+    the recipient's address: it leaves by `v_send_log` only.
+    """
+
+    __tablename__ = "attempt"
+    __table_args__ = (
+        Index(None, "workspace_id", "job_id"),
+        Index(
+            "attempt_claim_key",
+            "workspace_id",
+            "job_id",
+            "fence",
+            unique=True,
+            postgresql_where=text("claimed_at IS NOT NULL"),
+        ),
+        Index("attempt_open_idx", "claimed_at", postgresql_where=text("outcome IS NULL")),
+        CheckConstraint("(outcome IS NULL) = (finished_at IS NULL)", name="finished"),
+        CheckConstraint(
+            "outcome IN ('accepted', 'deferred', 'rejected', 'failed', 'in_doubt', 'unsent',"
+            " 'refused')",
+            name="outcome",
+        ),
+        # Without a claim nothing can have left.
+        CheckConstraint(
+            "claimed_at IS NOT NULL"
+            " OR (outcome IS NOT NULL AND outcome IN ('failed', 'unsent', 'refused'))",
+            name="unclaimed",
+        ),
+        CheckConstraint(
+            "claimed_at IS NULL"
+            " OR (not_after IS NOT NULL AND instance_id IS NOT NULL AND message_id IS NOT NULL)",
+            name="claim",
+        ),
+    )
+
+    workspace_id: Mapped[int] = mapped_column(primary_key=True)
+    attempt_id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    job_id: Mapped[int]
+    fence: Mapped[int] = mapped_column(Integer)
+    attempt_no: Mapped[int] = mapped_column(Integer)
+    enrollment_id: Mapped[int | None]
+    campaign_id: Mapped[int | None]
+    step: Mapped[int | None] = mapped_column(Integer)
+    mailbox_id: Mapped[int]
+    provider: Mapped[str]
+    message_id: Mapped[str | None]
+    instance_id: Mapped[str | None] = mapped_column(Uuid)
+    claimed_at: Mapped[datetime | None]
+    not_after: Mapped[datetime | None]
+    started_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    finished_at: Mapped[datetime | None]
+    outcome: Mapped[str | None]
+    outcome_class: Mapped[str | None]
+    reason: Mapped[str | None]
+    code: Mapped[int | None] = mapped_column(Integer)
+    status: Mapped[str | None]
+    text: Mapped[str | None]
+    provider_message_id: Mapped[str | None]
+
+
+class Message(Base):  # type: ignore[misc, valid-type]
+    """The message of a job, written with its first claim; its `message_id` never changes.
+
+    `submitted_at` is set when a provider accepted it: only then it is part of
+    the conversation.
+    """
+
+    __tablename__ = "message"
+    __table_args__ = (
+        Index(None, "workspace_id", "message_id", unique=True),
+        Index(None, "workspace_id", "enrollment_id", "step"),
+    )
+
+    workspace_id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[int] = mapped_column(primary_key=True)
+    enrollment_id: Mapped[int | None]
+    campaign_id: Mapped[int | None]
+    step: Mapped[int | None] = mapped_column(Integer)
+    mailbox_id: Mapped[int]
+    message_id: Mapped[str]
+    provider_message_id: Mapped[str | None]
+    subject: Mapped[str]
+    references_: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    submitted_at: Mapped[datetime | None]
+
+
+class Instance(Base):  # type: ignore[misc, valid-type]
+    """A running sender process; its `beat_at` stops when it does. Not a tenant's row."""
+
+    __tablename__ = "instance"
+
+    instance_id: Mapped[str] = mapped_column(Uuid, primary_key=True)
+    started_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    beat_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
