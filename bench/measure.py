@@ -1,0 +1,60 @@
+"""Interleaved measurement: ours, theirs, ours, theirs, … and the median of each."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Better = Literal["higher", "lower"]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One line of the report. `ratio` is ours over theirs; `goal` bounds it.
+
+    `better` says which side of the goal is met: a speed wants a higher ratio,
+    a cost a lower one.
+    """
+
+    row: int
+    name: str
+    unit: str
+    ours: float
+    theirs: float
+    goal: float
+    better: Better
+
+    @property
+    def ratio(self) -> float:
+        """Ours divided by theirs."""
+        return self.ours / self.theirs
+
+    @property
+    def met(self) -> bool:
+        """Whether the ratio reaches its goal."""
+        return self.ratio >= self.goal if self.better == "higher" else self.ratio <= self.goal
+
+    def as_json(self) -> dict[str, Any]:
+        """The shape of `bench/results/latest.json`."""
+        return asdict(self) | {"ratio": round(self.ratio, 3), "met": self.met}
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """Return the CPU seconds this process spends in `work`."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def interleave(
+    ours: Callable[[], float], theirs: Callable[[], float], repeats: int
+) -> tuple[float, float]:
+    """Run both in turn, `repeats` times each, and return the medians of what they return."""
+    ours()
+    theirs()
+    pairs = [(ours(), theirs()) for _ in range(repeats)]
+    return (
+        statistics.median(pair[0] for pair in pairs),
+        statistics.median(pair[1] for pair in pairs),
+    )

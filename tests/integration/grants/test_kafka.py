@@ -1,0 +1,139 @@
+"""What each service's own Kafka principal may write and read, and that the rest is denied."""
+
+import asyncio
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import (
+    GroupAuthorizationFailedError,
+    KafkaError,
+    TopicAuthorizationFailedError,
+)
+
+from paceline_common import grants, topics
+from paceline_local.stack import Stack
+
+PUBLISHER = "grants-test"
+NAMES = sorted(
+    {topic.name for topic in topics.ALL if not topic.pattern}
+    | {topic.dead_letter for topic in topics.ALL if not topic.pattern}
+)
+
+
+def connection(stack: Stack, principal: str) -> dict[str, object]:
+    return {
+        "bootstrap_servers": f"127.0.0.1:{stack.ports['kafka']}",
+        "security_protocol": "SASL_PLAINTEXT",
+        "sasl_mechanism": "SCRAM-SHA-512",
+        "sasl_plain_username": principal,
+        "sasl_plain_password": stack.password(principal, "kafka"),
+    }
+
+
+def declared(principal: str, operation: str) -> set[str]:
+    return {
+        acl.name
+        for acl in grants.kafka_acls()
+        if (acl.principal, acl.resource, acl.operation) == (principal, "topic", operation)
+    }
+
+
+async def first_record(consumer: AIOKafkaConsumer) -> object:
+    """Join, subscribe and read: wherever the denial comes, it comes here."""
+    await consumer.start()
+    return await asyncio.wait_for(consumer.getone(), 10)
+
+
+@pytest.mark.parametrize("principal", topics.SERVICES)
+async def test_writing_elsewhere_is_denied(stack: Stack, principal: str) -> None:
+    producer = AIOKafkaProducer(**connection(stack, principal), enable_idempotence=False)
+    await producer.start()
+    try:
+        for name in set(NAMES) - declared(principal, "write"):
+            with pytest.raises(TopicAuthorizationFailedError):
+                await producer.send_and_wait(name, b"{}")
+    finally:
+        await producer.stop()
+
+
+@pytest.mark.parametrize("principal", topics.SERVICES)
+async def test_reading_elsewhere_is_denied(stack: Stack, principal: str) -> None:
+    for name in set(NAMES) - declared(principal, "read"):
+        consumer = AIOKafkaConsumer(**connection(stack, principal), auto_offset_reset="earliest")
+        await consumer.start()
+        try:
+            consumer.assign([TopicPartition(name, 0)])
+            with pytest.raises(TopicAuthorizationFailedError):
+                await asyncio.wait_for(consumer.getone(), 10)
+        finally:
+            await consumer.stop()
+
+
+@pytest.mark.parametrize("principal", topics.SERVICES)
+async def test_reading_what_is_declared_is_allowed(stack: Stack, principal: str) -> None:
+    for name in declared(principal, "read") & set(NAMES):
+        consumer = AIOKafkaConsumer(**connection(stack, principal), group_id=None)
+        await consumer.start()
+        try:
+            consumer.assign([TopicPartition(name, 0)])
+            assert await consumer.end_offsets([TopicPartition(name, 0)])
+        finally:
+            await consumer.stop()
+
+
+@pytest.mark.parametrize("principal", topics.SERVICES)
+async def test_joining_another_group_is_denied(stack: Stack, principal: str) -> None:
+    readable = sorted(declared(principal, "read") & set(NAMES))
+    other = "audit" if principal != "audit" else "scheduler"
+    foreign = topics.AUDIT_RECORDED if other == "audit" else topics.SENT
+    consumer = AIOKafkaConsumer(
+        *readable[:1], **connection(stack, principal), group_id=topics.group(other, foreign)
+    )
+    try:
+        with pytest.raises(GroupAuthorizationFailedError):
+            await first_record(consumer)
+    finally:
+        await consumer.stop()
+
+
+async def test_no_service_administers_the_broker(stack: Stack) -> None:
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import (
+        AclBindingFilter,
+        AclOperation,
+        AclPermissionType,
+        AdminClient,
+        NewTopic,
+        ResourcePatternType,
+        ResourceType,
+    )
+
+    for principal in topics.SERVICES:
+        admin = AdminClient(
+            {
+                "bootstrap.servers": f"127.0.0.1:{stack.ports['kafka']}",
+                "security.protocol": "SASL_PLAINTEXT",
+                "sasl.mechanism": "SCRAM-SHA-512",
+                "sasl.username": principal,
+                "sasl.password": stack.password(principal, "kafka"),
+            }
+        )
+        made = admin.create_topics([NewTopic(f"{principal}-intruder", 1, 1)])
+        with pytest.raises(KafkaException, match="AUTHORIZATION"):
+            made[f"{principal}-intruder"].result(10)
+        everything = AclBindingFilter(
+            ResourceType.ANY, None, ResourcePatternType.ANY, None, None,
+            AclOperation.ANY, AclPermissionType.ANY,
+        )  # fmt: skip
+        with pytest.raises(KafkaException, match="AUTHORIZATION"):
+            admin.describe_acls(everything).result(10)
+
+
+async def test_a_wrong_password_signs_nobody_in(stack: Stack) -> None:
+    settings = connection(stack, "sender") | {"sasl_plain_password": "not it"}
+    producer = AIOKafkaProducer(**settings)
+    try:
+        with pytest.raises(KafkaError):
+            await producer.start()
+    finally:
+        await producer.stop()
