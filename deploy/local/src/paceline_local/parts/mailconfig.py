@@ -47,6 +47,7 @@ virtual_transport = lmtp:inet:{LOOPBACK}:{ports["lmtp"]}
 relay_domains = {LATE_DOMAIN}
 transport_maps = inline:{{ {LATE_DOMAIN}=smtp:[{LOOPBACK}]:{ports["smtp_late"]} }}
 enable_long_queue_ids = yes
+smtpd_delay_open_until_valid_rcpt = no
 message_size_limit = 26214400
 notify_classes =
 smtpd_banner = $myhostname ESMTP

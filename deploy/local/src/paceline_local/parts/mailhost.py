@@ -108,6 +108,15 @@ class MailHost:
             if not wait_until(lambda user=user: self._admits(user), 5):  # type: ignore[misc]
                 raise TimeoutError(f"Dovecot does not take the new password of {user.email}")
 
+    def remove_users(self, emails: Iterable[str]) -> None:
+        """Remove these accounts, where they exist, with their mail and their Sieve memory."""
+        for email in emails:
+            local, _, domain = _checked(email).partition("@")
+            self._entry(email).unlink(missing_ok=True)
+            for folder in ("box", "home"):
+                shutil.rmtree(self._home / folder / domain / local, ignore_errors=True)
+        self._list_recipients()
+
     def clear(self) -> None:
         """Remove every account, every message and the whole queue."""
         if self.ready():
