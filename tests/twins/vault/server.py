@@ -477,7 +477,7 @@ def application(twin: KeyTwin) -> Starlette:
             try:
                 body = json.loads(raw) if raw else {}
             except ValueError as error:
-                raise Refused(400, f"failed to parse JSON input: {error}") from None
+                raise Refused(500, f"failed to parse JSON input: {error}") from None
             method = request.method
             if method == "GET" and request.query_params.get("list") == "true":
                 method = "LIST"

@@ -98,6 +98,8 @@ class Key:
 
     def verify_mac(self, message: bytes, mac: str, algorithm: str) -> bool:
         """Tell whether `mac` is one of `mac`'s."""
+        if not mac.startswith("vault:v"):
+            raise Refused(400, "invalid HMAC to verify: no prefix")
         version, encoded = self._split(mac, "HMAC")
         wanted = hmac.digest(version.hmac_secret, message, _hash(algorithm))
         try:
@@ -174,7 +176,7 @@ class Key:
 
     def _need_signing(self) -> None:
         if self.type != "ed25519":
-            raise Refused(400, f"key type '{self.type}' does not support signing")
+            raise Refused(400, f"key type {self.type} does not support signing")
 
     def _split(self, text: str, what: str) -> tuple[Version, str]:
         if not text.startswith("vault:v"):
@@ -210,7 +212,8 @@ class Transit:
         if kind != "hmac" and size:
             raise Refused(400, f"key_size is not valid for algorithm {kind}")
         if kind == "hmac" and not 32 <= size <= 512:
-            raise Refused(400, f"invalid key_size {size}")
+            # Vault finds a missing size only while it makes the key.
+            raise Refused(400 if size else 500, f"invalid key_size {size}")
         key = self.keys[name] = Key(name, kind, size)
         key.rotate()
         return key.described(), []
