@@ -1,0 +1,33 @@
+"""SQL files of a package as SQLAlchemy text clauses."""
+
+from collections.abc import Mapping
+from importlib import resources
+
+from sqlalchemy import TextClause, text
+
+
+class Queries:
+    """The files `store/sql/<name>.sql` of one package, read once.
+
+    Bind variables are written `:name`; a cast is `CAST(:name AS bigint[])`,
+    since `::` after a name would read as part of it.
+    """
+
+    def __init__(self, package: str) -> None:
+        self._directory = resources.files(package) / "store" / "sql"
+        self._texts: dict[str, TextClause] = {}
+
+    def __getitem__(self, name: str) -> TextClause:
+        """Return the statement of `store/sql/<name>.sql`; raise `KeyError` if there is none."""
+        found = self._texts.get(name)
+        if found is None:
+            file = self._directory / f"{name}.sql"
+            if not file.is_file():
+                raise KeyError(f"no store/sql/{name}.sql in this package")
+            found = self._texts[name] = text(file.read_text(encoding="utf-8"))
+        return found
+
+
+def literal_settings(values: Mapping[str, object]) -> str:
+    """Return `-c name=value …` for the `options` of a Postgres connection."""
+    return " ".join(f"-c {name}={value}" for name, value in values.items())

@@ -1,0 +1,143 @@
+"""Connections to Kafka: FastStream's broker for consuming, one idempotent producer."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+from aiokafka.partitioner import DefaultPartitioner
+from faststream.kafka import KafkaBroker
+from faststream.security import SASLScram512
+
+from paceline_common.db.outbox import Record
+from paceline_common.settings import ServiceSettings
+
+# Below the broker's message.max.bytes (1 MiB); one larger record goes alone and is refused there.
+_BATCH_BYTES: Final = 256 * 1024
+_METADATA_AGE_MS: Final = 60_000
+_CLOSE_S: Final = 5.0
+
+
+def consuming_broker(settings: ServiceSettings, service: str) -> KafkaBroker:
+    """Return the broker that `kafka.subscribe` hangs its subscribers on; it publishes nothing."""
+    return KafkaBroker(
+        settings.kafka_bootstrap.split(","),
+        client_id=f"paceline-{service}",
+        security=SASLScram512(
+            username=settings.kafka_user, password=settings.kafka_password.get_secret_value()
+        ),
+        # Producing has its own client (`Publisher`): FastStream's sets headers
+        # of its own and has one future per record.
+        consumer_only=True,
+        apply_types=False,
+        enable_idempotence=True,
+        acks="all",
+        allow_auto_create_topics=False,
+        metadata_max_age_ms=_METADATA_AGE_MS,
+        graceful_timeout=settings.drain_grace_s,
+        logger=None,
+    )
+
+
+class Publisher:
+    """Publishes batches in order: idempotent, acknowledged by all in-sync replicas."""
+
+    def __init__(self, settings: ServiceSettings, service: str) -> None:
+        self._arguments: dict[str, Any] = {
+            "bootstrap_servers": settings.kafka_bootstrap.split(","),
+            "client_id": f"paceline-{service}-outbox",
+            "security_protocol": "SASL_PLAINTEXT",
+            "sasl_mechanism": "SCRAM-SHA-512",
+            "sasl_plain_username": settings.kafka_user,
+            "sasl_plain_password": settings.kafka_password.get_secret_value(),
+            "enable_idempotence": True,
+            "acks": "all",
+            "linger_ms": 5,
+            "max_batch_size": _BATCH_BYTES,
+            "metadata_max_age_ms": _METADATA_AGE_MS,
+        }
+        self._producer: AIOKafkaProducer | None = None
+        self._choose = DefaultPartitioner()
+
+    async def publish(self, records: Sequence[Record]) -> dict[str, BaseException]:
+        """Publish `records`; return the topics that failed, with the error.
+
+        Records of one partition keep their order: of a topic that failed, some
+        may have been written, and all are to be published again, in order.
+        """
+        producer = await self._connected()
+        by_topic: dict[str, list[Record]] = defaultdict(list)
+        for record in records:
+            by_topic[record.topic].append(record)
+        results = await asyncio.gather(
+            *(self._publish_topic(producer, topic, batch) for topic, batch in by_topic.items()),
+            return_exceptions=True,
+        )
+        failed = {
+            topic: result
+            for topic, result in zip(by_topic, results, strict=True)
+            if isinstance(result, BaseException)
+        }
+        if failed:
+            await self.close()
+        return failed
+
+    async def _publish_topic(
+        self, producer: AIOKafkaProducer, topic: str, records: Sequence[Record]
+    ) -> None:
+        partitions = sorted(await producer.partitions_for(topic))
+        by_partition: dict[int, list[Record]] = defaultdict(list)
+        for record in records:
+            by_partition[self._choose(record.key, partitions, partitions)].append(record)
+        results = await asyncio.gather(
+            *(
+                self._publish_partition(producer, topic, partition, batch)
+                for partition, batch in by_partition.items()
+            ),
+            # All come to an end before the topic counts as failed: none of this
+            # round may still be under way when the next one begins.
+            return_exceptions=True,
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _publish_partition(
+        self, producer: AIOKafkaProducer, topic: str, partition: int, records: Sequence[Record]
+    ) -> None:
+        batch = producer.create_batch()
+        for record in records:
+            fields = {
+                "key": record.key,
+                "value": record.value,
+                "timestamp": None,
+                "headers": record.headers,
+            }
+            if batch.append(**fields) is None:
+                # One batch after the other: a later one must not overtake one that failed.
+                await (await producer.send_batch(batch, topic, partition=partition))
+                batch = producer.create_batch()
+                batch.append(**fields)
+        await (await producer.send_batch(batch, topic, partition=partition))
+
+    async def _connected(self) -> AIOKafkaProducer:
+        if self._producer is None:
+            producer = AIOKafkaProducer(**self._arguments)
+            try:
+                await producer.start()
+            except BaseException:
+                await producer.stop()
+                raise
+            self._producer = producer
+        return self._producer
+
+    async def close(self) -> None:
+        """Close the connection; the next `publish` opens another."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            # What it still holds is in the outbox and is published again.
+            with suppress(KafkaError, TimeoutError):
+                await asyncio.wait_for(producer.stop(), _CLOSE_S)

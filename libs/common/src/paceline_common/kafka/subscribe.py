@@ -1,0 +1,628 @@
+"""The one way to consume.
+
+A subscription reads one topic (or one family of topics) in batches. Each batch
+is one Postgres transaction with its inbox rows; then, and only then, its
+offsets are committed. A batch that fails is halved until the bad record stands
+alone. A lost dependency is waited for without limit; an event's own fault gets
+a few tries, then the record goes into quarantine in one transaction; past a
+rate of those the subscription halts.
+"""
+
+import asyncio
+import hashlib
+import itertools
+import random
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Final, Generic, Literal, TypeVar
+
+import msgspec
+from aiokafka import ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from faststream import AckPolicy
+from faststream.exceptions import StopConsume
+from faststream.kafka import KafkaBroker
+from faststream.kafka.message import FAKE_CONSUMER, KafkaAckableMessage
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from paceline_common import events, failpoints, ids, telemetry, topics
+from paceline_common.db.inbox import Inbox, Seen
+from paceline_common.db.session import Database
+from paceline_common.kafka.quarantine import (
+    EventFault,
+    Fault,
+    Halted,
+    Quarantine,
+    Quarantined,
+    RateLimit,
+    classify,
+    is_splittable,
+    reason_of,
+)
+from paceline_common.settings import ServiceSettings
+from paceline_common.telemetry import Metrics
+from paceline_common.topics import Topic
+
+__all__ = ["Delivery", "EventFault", "Subscriber", "Subscription"]
+
+E = TypeVar("E", bound=events.Event)
+E_co = TypeVar("E_co", bound=events.Event | None, covariant=True)
+
+INSTALLATION: Final = 0
+# Topics whose events may be about the installation instead of a workspace.
+_WITHOUT_WORKSPACE: Final = frozenset({topics.AUDIT_RECORDED.name})
+
+_RETRY_S: Final = (0.1, 0.4, 1.6)
+_OUTAGE_FIRST_S: Final = 0.2
+_OUTAGE_CAP_S: Final = 15.0
+_REVOKE_WAIT_S: Final = 5.0
+# A new publisher's topic is found at the next metadata refresh.
+_FAMILY_METADATA_AGE_MS: Final = 2_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery(Generic[E_co]):
+    """One event as it arrived.
+
+    `workspace_id` is the row number (`INSTALLATION`, 0, for events about the
+    installation); `time` is aware UTC; `digest` the SHA-256 of the body's bytes;
+    `publisher` the last part of `lead-enrolled.<publisher>`, which Kafka's ACLs
+    vouch for.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    key: str
+    event_id: str
+    source: str
+    workspace_id: int
+    time: datetime
+    body: E_co
+    digest: bytes
+    publisher: str | None = None
+    subject: str | None = None
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subscription(Generic[E]):
+    """What a service does with the events of one topic.
+
+    `handler(tx, deliveries)` is set-based and runs inside the wrapper's
+    transaction, which names the workspaces of the batch (or, with `worker`,
+    runs as the worker role). It may be called again with the same deliveries,
+    in other groupings, whenever the transaction did not commit.
+
+    `dedupe`: the wrapper keeps inbox rows and drops events already applied.
+    Without it the handler must be idempotent on the effect's own key.
+
+    `on_quarantine(tx, delivery)` runs in the transaction that quarantines a
+    record whose envelope could be read (`body` is None if the body could not):
+    a stop event suspends what it could not stop. If it raises `EventFault` or
+    `ValueError` there is nothing to stop; any other error halts the subscription.
+
+    `belongs(tx, delivery)`, for a family of topics: may the publisher use the
+    workspace that the record names? Otherwise, and without it, a quarantined
+    record is the installation's.
+    """
+
+    topic: Topic
+    handler: Callable[[AsyncConnection, Sequence[Delivery[E]]], Awaitable[None]]
+    dedupe: bool = True
+    on_quarantine: Callable[[AsyncConnection, Delivery[E | None]], Awaitable[None]] | None = None
+    belongs: Callable[[AsyncConnection, Delivery[E | None]], Awaitable[bool]] | None = None
+    worker: bool = False
+    max_records: int = 500
+    poll_ms: int = 50
+    max_poll_interval_s: float = 300.0
+    body: type[E] | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class _Item:
+    """A record on its way: readable (`delivery`) or refused (`code`, `reason`)."""
+
+    record: Any
+    delivery: Delivery[Any] | None = None
+    event_id: str | None = None
+    source: str | None = None
+    type: str | None = None
+    code: str | None = None
+    reason: str = ""
+    attempts: int = 1
+    installation: bool = False
+
+    @property
+    def partition(self) -> TopicPartition:
+        return TopicPartition(self.record.topic, self.record.partition)
+
+    def refuse(self, code: str, reason: str) -> None:
+        self.code, self.reason = code, reason
+
+
+class _LostDependency(Exception):
+    """What the batch needs is away; everything not yet applied is read again later."""
+
+
+class _Refused(Exception):
+    """Some items turned out to be refused; the transaction starts again without them."""
+
+
+class Subscriber:
+    """Runs one subscription for one service."""
+
+    def __init__(
+        self,
+        service: str,
+        subscription: Subscription[Any],
+        *,
+        settings: ServiceSettings,
+        db: Database,
+        metrics: Metrics,
+        on_halt: Callable[["Subscriber"], None] = lambda _: None,
+    ) -> None:
+        self.subscription = subscription
+        self.topic = subscription.topic
+        self.group = topics.group(service, self.topic)
+        self.state: Literal["running", "waiting", "halted"] = "running"
+        self._db = db
+        self._metrics = metrics
+        self._on_halt = on_halt
+        self._attempts = settings.event_attempts
+        self._limit = RateLimit(settings.quarantine_limit, settings.quarantine_window_s)
+        self._quarantine = Quarantine(db)
+        self._inbox = Inbox(db.schema, self.group) if subscription.dedupe else None
+        self._reader = EnvelopeReader(self.topic, subscription.body)
+        self._log = telemetry.logger("subscribe").bind(topic=self.topic.name, group=self.group)
+        self._outages = 0
+        self._stopping = asyncio.Event()
+        self._free = asyncio.Event()
+        self._free.set()
+        self._consumer_of: Callable[[], Any] = lambda: None
+
+    def attach(self, broker: KafkaBroker) -> None:
+        """Declare the subscriber on `broker`; call once, before the broker starts."""
+        sources: dict[str, Any] = {"pattern": family_pattern(self.topic)}
+        names: tuple[str, ...] = ()
+        if not self.topic.pattern:
+            sources, names = {}, (self.topic.name,)
+        subscriber = broker.subscriber(
+            *names,
+            **sources,
+            group_id=self.group,
+            batch=True,
+            batch_timeout_ms=self.subscription.poll_ms,
+            max_records=self.subscription.max_records,
+            ack_policy=AckPolicy.MANUAL,
+            # FastStream's own parser loses a whole batch on one null or
+            # non-UTF-8 header.
+            parser=_parse,
+            decoder=_decode,
+            auto_offset_reset="earliest",
+            max_poll_interval_ms=int(self.subscription.max_poll_interval_s * 1000),
+            listener=_WaitForBatch(self._free),
+            no_reply=True,
+        )
+        subscriber(self._consume)
+        self._consumer_of = lambda: subscriber.consumer
+        self.stop = subscriber.stop
+
+    async def _consume(self, records: Sequence[Any]) -> None:
+        """Apply one batch and commit its offsets. FastStream calls it, one batch at a time."""
+        self._free.clear()
+        started = asyncio.get_running_loop().time()
+        done: dict[TopicPartition, int] = {}
+        items = [self._reader.read(record) for record in records]
+        try:
+            await self._apply(items, done)
+        except _LostDependency:
+            await self._commit(done)
+            self._rewind(items, done)
+            self._free.set()
+            await self._wait_out()
+            return
+        except Halted as halt:
+            await self._commit(done)
+            self.state = "halted"
+            self._metrics.gauge("paceline_subscription_halted").labels(self.topic.name).set(1)
+            self._log.error("subscription halted", reason_code=str(halt))
+            self._on_halt(self)
+            # Any other exception would be swallowed, and a later commit would
+            # pass the record.
+            raise StopConsume from halt
+        finally:
+            self._free.set()
+        self._running()
+        await self._commit(done)
+        self._metrics.histogram("paceline_event_batch_seconds").labels(self.topic.name).observe(
+            asyncio.get_running_loop().time() - started
+        )
+
+    def stopping(self) -> None:
+        """Cut waiting short: the process is about to stop."""
+        self._stopping.set()
+
+    async def _apply(self, items: Sequence[_Item], done: dict[TopicPartition, int]) -> None:
+        """Apply `items` in their order, marking in `done` what has committed."""
+        for refused, group in itertools.groupby(items, key=lambda item: item.code is not None):
+            run = list(group)
+            if not refused:
+                await self._apply_run(run, done)
+                continue
+            for item in run:
+                await self._put_away(item)
+                _advance(done, [item])
+
+    async def _apply_run(self, run: Sequence[_Item], done: dict[TopicPartition, int]) -> None:
+        try:
+            await self._effect(run)
+        except _Refused:
+            await self._apply(run, done)
+        except Exception as error:
+            lost = classify(error) is Fault.DEPENDENCY
+            if lost and not (len(run) > 1 and is_splittable(error)):
+                self._lost(error)
+                raise _LostDependency from error
+            if len(run) > 1:
+                middle = len(run) // 2
+                await self._apply_run(run[:middle], done)
+                await self._apply_run(run[middle:], done)
+                return
+            await self._try_again(run[0], error, done)
+        else:
+            self._running()
+            _advance(done, run)
+
+    async def _try_again(
+        self, item: _Item, error: Exception, done: dict[TopicPartition, int]
+    ) -> None:
+        """Give a record that failed alone its remaining tries, then put it away."""
+        while item.attempts < self._attempts:
+            self._count_retry("event")
+            await asyncio.sleep(_RETRY_S[min(item.attempts, len(_RETRY_S)) - 1])
+            item.attempts += 1
+            try:
+                await self._effect([item])
+            except _Refused:
+                break
+            except Exception as again:  # noqa: BLE001 - every failure is judged, none passes
+                error = again
+                if classify(error) is Fault.DEPENDENCY:
+                    self._lost(error)
+                    raise _LostDependency from error
+            else:
+                _advance(done, [item])
+                return
+        if item.code is None:
+            item.refuse(*reason_of(error))
+            self._log.warning(
+                "event cannot be handled",
+                event_id=item.event_id,
+                attempt=item.attempts,
+                **telemetry.describe_error(error),
+            )
+        if isinstance(error, EventFault) and error.installation:
+            item.installation = True
+        await self._put_away(item)
+        _advance(done, [item])
+
+    async def _effect(self, run: Sequence[_Item]) -> None:
+        """One transaction: inbox rows, then the handler with what is new."""
+        deliveries = [item.delivery for item in run if item.delivery is not None]
+        workspaces = {one.workspace_id for one in deliveries} - {INSTALLATION}
+        with telemetry.consumer_spans(
+            f"{self.topic.name} process", (one.traceparent for one in deliveries)
+        ):
+            async with self._db.transaction(workspaces, worker=self.subscription.worker) as tx:
+                fresh = deliveries if self._inbox is None else await self._unseen(tx, run)
+                if fresh:
+                    await self.subscription.handler(tx, fresh)
+                failpoints.hit("subscribe.before_effect_commit")
+        failpoints.hit("subscribe.after_effect_commit")
+        consumed = self._metrics.counter("paceline_events_consumed_total")
+        consumed.labels(self.topic.name, "applied").inc(len(fresh))
+        consumed.labels(self.topic.name, "duplicate").inc(len(deliveries) - len(fresh))
+
+    async def _unseen(self, tx: AsyncConnection, run: Sequence[_Item]) -> list[Delivery[Any]]:
+        """Insert inbox rows; return the deliveries that had none. Raises `_Refused`."""
+        assert self._inbox is not None
+        first: dict[tuple[str, str, str], Delivery[Any]] = {}
+        for item in run:
+            assert item.delivery is not None
+            first.setdefault(_identity(item.delivery), item.delivery)
+        seen = [Seen(*identity, digest=one.digest) for identity, one in first.items()]
+        known = await self._inbox.insert(tx, seen)
+        refused = False
+        for item in run:
+            assert item.delivery is not None
+            identity = _identity(item.delivery)
+            expected = known.get(identity, first[identity].digest)
+            if item.delivery.digest != expected:
+                item.refuse(
+                    "digest_mismatch",
+                    "another event of the same source has this ce_id, with another body",
+                )
+                refused = True
+        if refused:
+            raise _Refused
+        return [one for identity, one in first.items() if identity not in known]
+
+    async def _put_away(self, item: _Item) -> None:
+        """Quarantine one record: stop hook, row, dead letter and inbox row in one transaction."""
+        self._limit.check()
+        assert item.code is not None
+        delivery = item.delivery
+        workspace = None if delivery is None else delivery.workspace_id or None
+        try:
+            async with self._db.transaction([] if workspace is None else [workspace]) as tx:
+                if delivery is not None:
+                    await self._stop_what_it_meant(tx, delivery)
+                    if self._inbox is not None and item.code != "digest_mismatch":
+                        await self._inbox.insert(
+                            tx, [Seen(*_identity(delivery), digest=delivery.digest)]
+                        )
+                new = await self._quarantine.put(
+                    tx,
+                    self.topic,
+                    Quarantined(
+                        record=item.record,
+                        workspace_id=await self._owner(tx, item),
+                        event_id=item.event_id,
+                        source=item.source,
+                        type=item.type,
+                        reason_code=item.code,
+                        reason=item.reason,
+                        attempts=item.attempts,
+                    ),
+                )
+        except Halted:
+            raise
+        except Exception as error:
+            if classify(error) is Fault.DEPENDENCY:
+                self._lost(error)
+                raise _LostDependency from error
+            self._log.exception("a record cannot be quarantined", event_id=item.event_id)
+            raise Halted("a record cannot be quarantined") from error
+        if new:
+            self._limit.count()
+            self._metrics.counter("paceline_quarantined_total").labels(
+                self.topic.name, item.code
+            ).inc()
+            self._log.warning(
+                "quarantined",
+                event_id=item.event_id,
+                partition=item.record.partition,
+                offset=item.record.offset,
+                reason_code=item.code,
+            )
+        self._metrics.counter("paceline_events_consumed_total").labels(
+            self.topic.name, "quarantined"
+        ).inc()
+
+    async def _stop_what_it_meant(self, tx: AsyncConnection, delivery: Delivery[Any]) -> None:
+        if self.subscription.on_quarantine is None:
+            return
+        try:
+            async with tx.begin_nested():
+                await self.subscription.on_quarantine(tx, delivery)
+        except Exception as error:
+            # Nothing to stop: the event names what does not exist. Whatever
+            # else goes wrong, a stop that is not kept must not be passed.
+            if classify(error) is not Fault.EVENT:
+                raise
+            self._log.warning(
+                "nothing to stop", event_id=delivery.event_id, **telemetry.describe_error(error)
+            )
+
+    async def _owner(self, tx: AsyncConnection, item: _Item) -> int | None:
+        """Return the workspace whose row a quarantined record becomes; None: the installation's."""
+        delivery = item.delivery
+        if delivery is None or delivery.workspace_id == INSTALLATION or item.installation:
+            return None
+        if delivery.publisher is not None and (
+            self.subscription.belongs is None or not await self.subscription.belongs(tx, delivery)
+        ):
+            return None
+        return delivery.workspace_id
+
+    async def _commit(self, done: dict[TopicPartition, int]) -> None:
+        consumer = self._consumer_of()
+        if not done or consumer is None:
+            return
+        mine = consumer.assignment()
+        offsets = {partition: offset for partition, offset in done.items() if partition in mine}
+        try:
+            if offsets:
+                await consumer.commit(offsets)
+        except (CommitFailedError, IllegalStateError, KafkaError) as error:
+            # The effect stands. Whoever reads these records again finds it done.
+            self._log.warning("offsets not committed", **telemetry.describe_error(error))
+
+    def _rewind(self, items: Sequence[_Item], done: dict[TopicPartition, int]) -> None:
+        """Have everything not yet applied fetched again."""
+        consumer = self._consumer_of()
+        if consumer is None:
+            return
+        first: dict[TopicPartition, int] = {}
+        for item in items:
+            if item.record.offset >= done.get(item.partition, 0):
+                first.setdefault(item.partition, item.record.offset)
+        for partition in first.keys() & consumer.assignment():
+            consumer.seek(partition, first[partition])
+
+    def _lost(self, error: BaseException) -> None:
+        self._count_retry("dependency")
+        self.state = "waiting"
+        self._metrics.gauge("paceline_dependency_lost").labels(self.topic.name).set(1)
+        self._log.warning(
+            "dependency lost", attempt=self._outages + 1, **telemetry.describe_error(error)
+        )
+
+    def _running(self) -> None:
+        if self.state == "waiting":
+            self._log.info("dependency is back", attempt=self._outages)
+        self.state = "running"
+        self._outages = 0
+        self._metrics.gauge("paceline_dependency_lost").labels(self.topic.name).set(0)
+
+    async def _wait_out(self) -> None:
+        delay = min(_OUTAGE_CAP_S, _OUTAGE_FIRST_S * 2 ** min(self._outages, 10))
+        self._outages += 1
+        # Spread, so that members do not all come back in the same moment.
+        delay *= random.uniform(0.7, 1.0)  # noqa: S311 - no secret
+        try:
+            await asyncio.wait_for(self._stopping.wait(), delay)
+        except TimeoutError:
+            return
+
+    def _count_retry(self, cause: str) -> None:
+        self._metrics.counter("paceline_event_retries_total").labels(self.topic.name, cause).inc()
+
+
+class EnvelopeReader:
+    """Reads records of one topic into deliveries; what it cannot read comes back refused."""
+
+    def __init__(self, topic: Topic, body: type[events.Event] | None = None) -> None:
+        self._topic = topic
+        self._type = events.event_type(topic)
+        self._decoder = msgspec.json.Decoder(body or events.BODIES[topic.name])
+
+    def read(self, record: Any) -> _Item:
+        """Read envelope (CloudEvents 1.0, binary mode) and body of one record."""
+        item = _Item(record=record)
+        headers: dict[str, str] = {}
+        unreadable: list[str] = []
+        for name, value in record.headers:
+            try:
+                text = value.decode()
+            except (UnicodeDecodeError, AttributeError):
+                unreadable.append(name)
+                continue
+            if "\0" in text:
+                unreadable.append(name)
+            else:
+                headers.setdefault(name, text)
+        item.event_id = headers.get("ce_id")
+        item.source = headers.get("ce_source")
+        item.type = headers.get("ce_type")
+        try:
+            self._read_envelope(item, headers, unreadable)
+        except ValueError as error:
+            item.refuse("malformed_envelope", str(error))
+            return item
+        assert item.delivery is not None
+        try:
+            if record.value is None:
+                raise ValueError("no body")
+            body = self._decoder.decode(record.value)
+        except ValueError as error:  # msgspec's errors name the JSON path, never the value
+            item.refuse("malformed_body", str(error))
+            return item
+        named = headers.get("ce_workspaceid", "")
+        if body.workspace_id != named:
+            item.refuse("workspace_mismatch", "workspace_id of the body is not ce_workspaceid")
+            return item
+        item.delivery = replace(item.delivery, body=body)
+        return item
+
+    def _read_envelope(self, item: _Item, headers: dict[str, str], unreadable: list[str]) -> None:
+        record = item.record
+        for name in _REQUIRED:
+            if name in unreadable:
+                raise ValueError(f"header {name} is null or not UTF-8 text")
+            if not headers.get(name):
+                raise ValueError(f"header {name} is missing")
+        if headers["ce_specversion"] != "1.0":
+            raise ValueError("header ce_specversion is not 1.0")
+        if headers["ce_type"] != self._type:
+            raise ValueError(f"header ce_type is not {self._type}")
+        media_type = headers["content-type"].partition(";")[0].strip().lower()
+        if media_type != "application/json":
+            raise ValueError("header content-type is not application/json")
+        if record.key is None:
+            raise ValueError("the record has no key")
+        try:
+            key = record.key.decode()
+        except UnicodeDecodeError:
+            raise ValueError("the record's key is not UTF-8 text") from None
+        try:
+            time = datetime.fromisoformat(headers["ce_time"])
+        except ValueError:
+            raise ValueError("header ce_time is not an RFC 3339 instant") from None
+        if time.tzinfo is None:
+            raise ValueError("header ce_time has no offset from UTC")
+        item.delivery = Delivery(
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            key=key,
+            event_id=headers["ce_id"],
+            source=headers["ce_source"],
+            workspace_id=self._workspace(headers, unreadable),
+            time=time.astimezone(UTC),
+            body=None,
+            digest=hashlib.sha256(record.value or b"").digest(),
+            publisher=(
+                record.topic.removeprefix(self._topic.name) if self._topic.pattern else None
+            ),
+            subject=headers.get("ce_subject"),
+            traceparent=headers.get("traceparent"),
+        )
+
+    def _workspace(self, headers: dict[str, str], unreadable: list[str]) -> int:
+        text = headers.get("ce_workspaceid")
+        if not text:
+            if self._topic.name in _WITHOUT_WORKSPACE and "ce_workspaceid" not in unreadable:
+                return INSTALLATION
+            raise ValueError("header ce_workspaceid is missing or not UTF-8 text")
+        try:
+            return ids.decode("ws", text)
+        except ids.InvalidIdError:
+            raise ValueError("header ce_workspaceid is not a workspace id (ws_…)") from None
+
+
+_REQUIRED: Final = ("ce_specversion", "ce_id", "ce_type", "ce_source", "ce_time", "content-type")
+
+
+def family_pattern(topic: Topic) -> str:
+    """Return the regular expression of a family's topics; it never matches dead letters."""
+    return rf"^{re.escape(topic.name)}(?!(?:.*\.)?dlq$).+$"
+
+
+def _identity(delivery: Delivery[Any]) -> tuple[str, str, str]:
+    return delivery.topic, delivery.source, delivery.event_id
+
+
+def _advance(done: dict[TopicPartition, int], items: Sequence[_Item]) -> None:
+    for item in items:
+        done[item.partition] = item.record.offset + 1
+
+
+async def _parse(records: Any) -> KafkaAckableMessage:
+    return KafkaAckableMessage(
+        body=b"", raw_message=records, consumer=FAKE_CONSUMER, message_id="", correlation_id=""
+    )
+
+
+async def _decode(message: KafkaAckableMessage) -> Any:
+    return message.raw_message
+
+
+class _WaitForBatch(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Lets the batch at hand end before its partitions go to another member."""
+
+    def __init__(self, free: asyncio.Event) -> None:
+        self._free = free
+
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        try:
+            await asyncio.wait_for(self._free.wait(), _REVOKE_WAIT_S)
+        except TimeoutError:
+            # The next member repeats what is not committed; the inbox knows it.
+            return
+
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        return

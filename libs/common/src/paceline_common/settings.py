@@ -1,0 +1,105 @@
+"""Settings of a service: environment variables with the prefix `PACELINE_`, secrets from files.
+
+A secret's file lies in the directory that `PACELINE_SECRETS_DIR` names and is
+called like its variable in lower case: `paceline_postgres_password`. A variable
+wins over a file. Durations carry their unit in the name.
+"""
+
+import os
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import BaseModel, Field, SecretStr
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
+from sqlalchemy import URL
+
+
+class ServiceSettings(BaseSettings):
+    """What every service needs; a service adds its own fields in a subclass."""
+
+    model_config = SettingsConfigDict(env_prefix="PACELINE_", extra="ignore", frozen=True)
+
+    http_host: str = "127.0.0.1"
+    http_port: int = Field(ge=0, le=65535)
+    internal_token: SecretStr
+
+    postgres_host: str
+    postgres_port: int = 5432
+    postgres_db: str = "paceline"
+    postgres_user: str
+    postgres_password: SecretStr
+    postgres_pool_size: int = Field(default=10, ge=2)
+    statement_timeout_ms: int = Field(default=15_000, ge=100)
+    # Shorter than a consumer's session: a second member that waits for the
+    # first one's uncommitted inbox rows gives way before it loses its place.
+    lock_timeout_ms: int = Field(default=3_000, ge=50)
+
+    kafka_bootstrap: str
+    kafka_user: str
+    kafka_password: SecretStr
+    event_attempts: int = Field(default=3, ge=1)
+    quarantine_limit: int = Field(default=50, ge=1)
+    quarantine_window_s: float = Field(default=60.0, gt=0)
+
+    keys_url: str
+    keys_role_id: str
+    keys_secret_id: SecretStr
+
+    log_level: str = "info"
+    otlp_endpoint: str | None = None
+    trace_ratio: float = Field(default=0.01, ge=0, le=1)
+    failpoints: str = ""
+    drain_grace_s: float = Field(default=20.0, ge=0)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order of the sources: arguments, environment, files of the secrets directory."""
+        directory = os.environ.get("PACELINE_SECRETS_DIR")
+        if not directory:
+            return init_settings, env_settings
+        files = SecretsSettingsSource(settings_cls, secrets_dir=Path(directory))
+        return init_settings, env_settings, files
+
+    @cached_property
+    def postgres_url(self) -> URL:
+        """The service's own login, for SQLAlchemy on psycopg 3."""
+        return URL.create(
+            "postgresql+psycopg",
+            username=self.postgres_user,
+            password=self.postgres_password.get_secret_value(),
+            host=self.postgres_host,
+            port=self.postgres_port,
+            database=self.postgres_db,
+        )
+
+
+class RedisSettings(BaseModel):
+    """Mixed into the settings of the service that keeps pacing state (scheduler)."""
+
+    redis_host: str
+    redis_port: int = 6379
+    redis_user: str
+    redis_password: SecretStr
+
+
+class OutboundSettings(BaseModel):
+    """Mixed into the settings of services that dial hosts which users name.
+
+    `host_allowlist`: comma list of CIDRs or host names that may be non-public.
+    `tls_ca_file`: a CA to trust besides the system's.
+    """
+
+    host_allowlist: str = ""
+    tls_ca_file: Path | None = None
