@@ -108,12 +108,14 @@ async def test_a_script_runs_once_per_call_and_its_answer_is_decoded(
     assert await count(client, ["pace:{7}:n"], ["2"]) == 7
 
 
-async def test_a_restart_of_redis_costs_the_caller_nothing(
+async def test_a_restart_of_redis_fails_one_call_and_the_next_loads_the_script_again(
     server: Server, client: Redis, count: Script[int]
 ) -> None:
     assert await count(client, ["pace:{7}:n"], [5]) == 5
     server.stop()
     server.start()
+    with pytest.raises(RedisError):
+        await check(client)
     assert await count(client, ["pace:{7}:n"], [5]) == 5
 
 

@@ -42,7 +42,8 @@ def connect(settings: RedisSettings) -> Redis:
     """Return a pooled client, not yet connected; it answers in bytes.
 
     A call raises `redis.exceptions.RedisError` when Redis is away, slower than
-    5 s, or denies it. Close it with `aclose()`.
+    5 s, or denies it; after a restart of Redis, so does the first call on each
+    old connection. Close it with `aclose()`.
     """
     return Redis(
         host=settings.redis_host,
@@ -51,7 +52,6 @@ def connect(settings: RedisSettings) -> Redis:
         password=settings.redis_password.get_secret_value(),
         socket_timeout=_TIMEOUT_S,
         socket_connect_timeout=_TIMEOUT_S,
-        # A connection that a restart cut is noticed when the pool hands it out.
         retry=Retry(NoBackoff(), 0),
         protocol=2,
     )
@@ -84,7 +84,7 @@ class Script(Generic[T]):
     async def __call__(
         self, client: Redis, keys: Sequence[str], args: Sequence[Argument] = ()
     ) -> T:
-        """Run the script once; raise `redis.exceptions.RedisError` when that may not have been.
+        """Run the script; it ran exactly once unless this raises `redis.exceptions.RedisError`.
 
         Raises `ValueError` for keys of several hash tags, or none.
         """
