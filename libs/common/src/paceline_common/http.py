@@ -9,6 +9,7 @@ import asyncio
 import hmac
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from paceline_common import telemetry
+from paceline_common.kafka.quarantine import Fault, classify
 from paceline_common.telemetry import Metrics
 
 Check = Callable[[], Awaitable[object]]
@@ -31,25 +33,37 @@ _CHECK_S: Final = 2.0
 _log = telemetry.logger("http")
 
 
+@dataclass(frozen=True, slots=True)
+class ProblemType:
+    """One kind of error an API answers with.
+
+    `code` is stable and snake_case, `title` says what it means and `remedy`
+    what to do, each a sentence without a variable part.
+    """
+
+    code: str
+    status: int
+    title: str
+    remedy: str
+
+
 class Problem(Exception):
     """An answer that is not a success: raised in a route, sent as RFC 9457.
 
-    `code` is stable and snake_case, `detail` a sentence about this occurrence
-    that says what to do; `extra` becomes further members of the document.
+    `detail` is a sentence about this occurrence, by default the type's title;
+    `extra` becomes further members of the document.
     """
 
     def __init__(
         self,
-        status: int,
-        code: str,
-        detail: str,
+        kind: ProblemType,
+        detail: str | None = None,
         *,
         headers: Mapping[str, str] | None = None,
         **extra: Any,
     ) -> None:
-        super().__init__(code)
-        self.status = status
-        self.code = code
+        super().__init__(kind.code)
+        self.kind = kind
         self.detail = detail
         self.headers = headers
         self.extra = extra
@@ -58,17 +72,44 @@ class Problem(Exception):
         """Return the problem document."""
         return JSONResponse(
             {
-                "type": f"urn:paceline:problem:{self.code}",
-                "title": HTTPStatus(self.status).phrase,
-                "status": self.status,
-                "code": self.code,
-                "detail": self.detail,
+                "type": f"urn:paceline:problem:{self.kind.code}",
+                "title": self.kind.title,
+                "status": self.kind.status,
+                "code": self.kind.code,
+                "detail": self.detail or self.kind.title,
+                "remedy": self.kind.remedy,
                 **self.extra,
             },
-            status_code=self.status,
+            status_code=self.kind.status,
             media_type="application/problem+json",
-            headers=self.headers,
+            headers=dict(self.headers) if self.headers else None,
         )
+
+
+REQUEST_INVALID: Final = ProblemType(
+    "request_invalid",
+    422,
+    "The request is not valid",
+    "`errors` says for each field what is wrong.",
+)
+SERVICE_TOKEN_REQUIRED: Final = ProblemType(
+    "service_token_required",
+    401,
+    "This route is for Paceline's own services",
+    "Send the service's token as `Authorization: Bearer …`.",
+)
+DEPENDENCY_AWAY: Final = ProblemType(
+    "dependency_away",
+    503,
+    "A part of Paceline is away",
+    "Try again shortly; nothing was changed.",
+)
+INTERNAL_ERROR: Final = ProblemType(
+    "internal_error",
+    500,
+    "Something went wrong on our side",
+    "It has been logged; try again, and tell whoever runs this installation if it stays.",
+)
 
 
 class Readiness:
@@ -134,12 +175,7 @@ def require_token(expected: SecretStr) -> Callable[[Request], Awaitable[None]]:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         right = expected.get_secret_value().encode()
         if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), right):
-            raise Problem(
-                401,
-                "service_token_required",
-                "This route is for Paceline's own services.",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
+            raise Problem(SERVICE_TOKEN_REQUIRED, headers={"WWW-Authenticate": "Bearer"})
 
     return admit
 
@@ -173,22 +209,22 @@ async def _invalid(_request: Request, error: Exception) -> Response:
         {"at": "/".join(map(str, one["loc"])), "why": one["msg"], "kind": one["type"]}
         for one in error.errors()
     ]
-    return Problem(
-        422, "invalid_request", "Some fields are missing or not acceptable.", errors=errors
-    ).response()
+    return Problem(REQUEST_INVALID, errors=errors).response()
 
 
 async def _http_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    code = HTTPStatus(error.status_code).name.lower()
-    return Problem(error.status_code, code, str(error.detail), headers=error.headers).response()
+    status = HTTPStatus(error.status_code)
+    kind = ProblemType(status.name.lower(), status, status.phrase, status.description)
+    return Problem(kind, str(error.detail), headers=error.headers).response()
 
 
 async def _unexpected(_request: Request, error: Exception) -> Response:
+    if classify(error) is Fault.DEPENDENCY:
+        _log.warning("request lost a dependency", **telemetry.describe_error(error))
+        return Problem(DEPENDENCY_AWAY, headers={"Retry-After": "5"}).response()
     _log.error("request failed", **telemetry.describe_error(error))
-    return Problem(
-        500, "internal_error", "Something went wrong on our side; it has been logged."
-    ).response()
+    return Problem(INTERNAL_ERROR).response()
 
 
 class _Observed:

@@ -36,7 +36,7 @@ class Topic:
     @property
     def dead_letter(self) -> str:
         """Name of the topic that takes this topic's quarantined records."""
-        return f"{self.name}.dlq"
+        return f"{self.name.rstrip('.')}.dlq"
 
 
 _ID_ONLY: Final = timedelta(days=45)  # outlives the backup window, DESIGN §9

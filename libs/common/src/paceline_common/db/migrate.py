@@ -53,7 +53,8 @@ def upgrade(service: str, dsn: str, *, package: str | None = None, revision: str
         command.upgrade(config, revision)
         for kind in ("functions", "views"):
             for file in sorted((root / "store" / kind).glob("*.sql")):
-                connection.exec_driver_sql(_driver_text(file.read_text(encoding="utf-8")))
+                # Without arguments psycopg takes the text as it is, `%` included.
+                connection.exec_driver_sql(file.read_text(encoding="utf-8"))
 
 
 def check(service: str, dsn: str, *, package: str | None = None) -> list[str]:
@@ -146,11 +147,6 @@ def _flat(changes: Sequence[Any]) -> list[Any]:
 
 def _describe(change: Sequence[Any]) -> str:
     return " ".join(str(part) for part in change if part is not None)
-
-
-def _driver_text(sql: str) -> str:
-    # Without arguments psycopg takes the text as it is, `%` included.
-    return sql
 
 
 def _identifier(name: str) -> str:

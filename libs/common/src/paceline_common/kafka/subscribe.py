@@ -162,7 +162,6 @@ class Subscriber:
         settings: ServiceSettings,
         db: Database,
         metrics: Metrics,
-        on_halt: Callable[["Subscriber"], None] = lambda _: None,
     ) -> None:
         self.subscription = subscription
         self.topic = subscription.topic
@@ -170,7 +169,6 @@ class Subscriber:
         self.state: Literal["running", "waiting", "halted"] = "running"
         self._db = db
         self._metrics = metrics
-        self._on_halt = on_halt
         self._attempts = settings.event_attempts
         self._limit = RateLimit(settings.quarantine_limit, settings.quarantine_window_s)
         self._quarantine = Quarantine(db)
@@ -208,38 +206,36 @@ class Subscriber:
         )
         subscriber(self._consume)
         self._consumer_of = lambda: subscriber.consumer
-        self.stop = subscriber.stop
 
     async def _consume(self, records: Sequence[Any]) -> None:
         """Apply one batch and commit its offsets. FastStream calls it, one batch at a time."""
-        self._free.clear()
         started = asyncio.get_running_loop().time()
         done: dict[TopicPartition, int] = {}
         items = [self._reader.read(record) for record in records]
+        self._free.clear()
         try:
-            await self._apply(items, done)
+            try:
+                await self._apply(items, done)
+            finally:
+                await self._commit(done)
         except _LostDependency:
-            await self._commit(done)
             self._rewind(items, done)
             self._free.set()
             await self._wait_out()
-            return
         except Halted as halt:
-            await self._commit(done)
             self.state = "halted"
             self._metrics.gauge("paceline_subscription_halted").labels(self.topic.name).set(1)
             self._log.error("subscription halted", reason_code=str(halt))
-            self._on_halt(self)
             # Any other exception would be swallowed, and a later commit would
             # pass the record.
             raise StopConsume from halt
+        else:
+            self._running()
+            self._metrics.histogram("paceline_event_batch_seconds").labels(self.topic.name).observe(
+                asyncio.get_running_loop().time() - started
+            )
         finally:
             self._free.set()
-        self._running()
-        await self._commit(done)
-        self._metrics.histogram("paceline_event_batch_seconds").labels(self.topic.name).observe(
-            asyncio.get_running_loop().time() - started
-        )
 
     def stopping(self) -> None:
         """Cut waiting short: the process is about to stop."""
