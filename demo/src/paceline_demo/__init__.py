@@ -1,0 +1,1 @@
+"""The whole house in one run, checked against what the mail host holds."""
