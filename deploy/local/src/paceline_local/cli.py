@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from paceline_local.parts.keys import Kind
 from paceline_local.stack import Stack, StackFailed
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
@@ -55,13 +56,16 @@ class Progress:
 @app.command()
 def up(
     *,
+    keys: Annotated[
+        Kind | None, typer.Option(help="Key service; default: as last time, at first the twin.")
+    ] = None,
     services: Annotated[bool, typer.Option(help="Start the six services too.")] = True,
 ) -> None:
     """Start what does not run yet, and wait until everything is ready."""
     stack = Stack()
     try:
         with Progress(_out) as progress:
-            stack.up(services=services, report=progress)
+            stack.up(keys=keys, services=services, report=progress)
     except StackFailed as failed:
         for failure in failed.failures:
             _out.print(f"\n[red]{failure.part}[/]: {failure.reason}")

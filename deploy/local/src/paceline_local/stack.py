@@ -1,23 +1,30 @@
 """The stack: its parts in order, started, checked and ended as one."""
 
 import fcntl
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
+from paceline_common import topics
 from paceline_local import apt
 from paceline_local.layout import Layout
+from paceline_local.parts import services as service_parts
 from paceline_local.parts.base import Part, PartFailed, Site
 from paceline_local.parts.kafka import Kafka
+from paceline_local.parts.keys import Keys, Kind
 from paceline_local.parts.mailhost import MailHost
 from paceline_local.parts.postgres import Postgres
 from paceline_local.parts.redis import Redis
+from paceline_local.parts.services import Service
 from paceline_local.passwords import Passwords
 from paceline_local.ports import Ports
 from paceline_local.process import Processes
+from paceline_local.schema import Schema
 
 Report = Callable[[str, str, str], None]
 """Takes a part's name, its state (`waiting working ready failed`) and a short detail."""
@@ -56,41 +63,75 @@ class Stack:
         self.processes: Final = Processes(self.layout.pids, self.layout.log)
         self.passwords: Final = Passwords(self.layout.secrets)
         self._ports: Final = Ports(self.layout.ports_file)
-        site = Site(self.layout, self._ports, self.passwords, self.processes)
-        self.postgres: Final = Postgres(site)
-        self.redis: Final = Redis(site)
-        self.kafka: Final = Kafka(site)
-        self.mailhost: Final = MailHost(site)
+        self._site = Site(self.layout, self._ports, self.passwords, self.processes)
+        self.postgres: Final = Postgres(self._site)
+        self.redis: Final = Redis(self._site)
+        self.kafka: Final = Kafka(self._site)
+        self.keys: Final = Keys(self._site)
+        self.mailhost: Final = MailHost(self._site)
+        self.schema: Final = Schema(self._site, self.postgres)
+        self.services: Final = {
+            name: Service(name, self._site, self.keys, self.mailhost) for name in topics.SERVICES
+        }
 
     @property
     def ports(self) -> Mapping[str, int]:
         """Port by name, as in `ports.env`."""
         return self._ports
 
-    def parts(self) -> list[Part]:
-        """Return every part but the services."""
-        return [self.postgres, self.redis, self.kafka, self.mailhost]
+    def up(
+        self, *, keys: Kind | None = None, services: bool = True, report: Report = _silent
+    ) -> "Stack":
+        """Start what does not run; return when all is ready, raise `StackFailed` otherwise.
 
-    def up(self, *, services: bool = True, report: Report = _silent) -> "Stack":
-        """Start what does not run; return when all is ready, raise `StackFailed` otherwise."""
+        `keys=None` keeps the key service that this stack used last (at first the twin).
+        """
         with self._lock():
-            parts = self.parts()
-            self._install(parts, report)
-            self._assign(parts)
-            self._start_all(parts, report)
+            if keys is not None and keys != self.keys.kind:
+                self._stop(self.keys, report)
+                self.keys.choose(keys)
+            everything: list[Part] = [*self._infrastructure(), *self.services.values()]
+            self._install(everything, report)
+            self._assign(everything)
+            self._start_all(
+                [
+                    [self.postgres, self.schema],
+                    *([part] for part in (self.redis, self.kafka, self.keys, self.mailhost)),
+                ],
+                report,
+            )
+            if services:
+                self._start_all([[service] for service in self.services.values()], report)
         return self
 
     def down(self, report: Report = _silent) -> None:
         """End every recorded process, services first."""
         with self._lock():
-            parts = self.parts()
-            with ThreadPoolExecutor(len(parts)) as pool:
-                list(pool.map(lambda part: self._stop(part, report), parts))
+            groups: list[Sequence[Part]] = [list(self.services.values()), self._infrastructure()]
+            for group in groups:
+                with ThreadPoolExecutor(len(group)) as pool:
+                    list(pool.map(lambda part: self._stop(part, report), group))
+
+    def env(self, principal: str) -> dict[str, str]:
+        """Return the settings of a service, or of `admin` (paceline-admin)."""
+        return service_parts.environment(principal, self._site, self.keys, self.mailhost)
+
+    def restart(self, service: str, extra: Mapping[str, str] | None = None) -> None:
+        """End a service if it runs, and start it, with more settings when given."""
+        with self._lock():
+            part = self.services[service]
+            part.stop()
+            part.start_with(lambda _line: None, extra or {})
+
+    def kill(self, service: str, signum: int = signal.SIGKILL) -> None:
+        """Send a signal to a process of the stack; raise `ProcessLookupError` when none runs."""
+        if not self.processes.send(service, signum):
+            raise ProcessLookupError(f"{service} does not run")
 
     def status(self) -> list[Row]:
         """Return one row per process, running or not."""
         rows = []
-        for part in self.parts():
+        for part in (*self._infrastructure(), *self.services.values()):
             known = all(name in self._ports for name in part.port_names)
             running = {name: self.processes.find(name) for name in part.processes}
             alive = known and all(running.values())
@@ -118,8 +159,12 @@ class Stack:
         """Return a libpq URI for a login role; `postgres` is the superuser."""
         return self.postgres.dsn(role, database)
 
+    def _infrastructure(self) -> list[Part]:
+        return [self.postgres, self.redis, self.kafka, self.keys, self.mailhost]
+
     def _named(self, name: str) -> Part:
-        return next(part for part in self.parts() if part.name == name)
+        parts: list[Part] = [*self._infrastructure(), *self.services.values()]
+        return next(part for part in parts if part.name == name)
 
     def _install(self, parts: Sequence[Part], report: Report) -> None:
         missing = [
@@ -151,21 +196,28 @@ class Stack:
         ]
         self._ports.assign(names, used)
 
-    def _start_all(self, parts: Sequence[Part], report: Report) -> None:
+    def _start_all(self, chains: Sequence[Sequence[Part]], report: Report) -> None:
+        """Start the chains side by side, and the parts of a chain one after another."""
         failures: list[PartFailed] = []
 
-        def start(part: Part) -> None:
-            report(part.name, "working", "")
-            try:
-                part.start(lambda line: report(part.name, "working", line))
-            except PartFailed as failure:
-                failures.append(failure)
-                report(part.name, "failed", failure.reason)
-            else:
+        def start(chain: Sequence[Part]) -> None:
+            for part in chain:
+                report(part.name, "working", "")
+                try:
+                    part.start(partial(report, part.name, "working"))
+                except PartFailed as failure:
+                    failures.append(failure)
+                except Exception as error:  # noqa: BLE001 - one bad part must not hide the others
+                    reason = f"{type(error).__name__}: {error}"
+                    tail = self.processes.tail(part.name)
+                    failures.append(PartFailed(part.name, reason, "a bug in the stack?", tail))
+                if failures and failures[-1].part == part.name:
+                    report(part.name, "failed", failures[-1].reason)
+                    return
                 report(part.name, "ready", part.version())
 
-        with ThreadPoolExecutor(len(parts)) as pool:
-            list(pool.map(start, parts))
+        with ThreadPoolExecutor(len(chains)) as pool:
+            list(pool.map(start, chains))
         if failures:
             raise StackFailed(failures)
 

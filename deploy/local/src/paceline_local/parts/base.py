@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from paceline_local.layout import Layout
 from paceline_local.passwords import Passwords
@@ -47,9 +47,12 @@ class Need:
 class Part(Protocol):
     """One part: started, awaited and provisioned by `start`; every call is idempotent."""
 
-    name: ClassVar[str]
-    processes: ClassVar[tuple[str, ...]]
-    port_names: ClassVar[tuple[str, ...]]
+    @property
+    def name(self) -> str: ...
+    @property
+    def processes(self) -> tuple[str, ...]: ...
+    @property
+    def port_names(self) -> tuple[str, ...]: ...
 
     def needs(self) -> list[Need]:
         """Return the programs that must be on the machine before `start`."""
@@ -78,15 +81,8 @@ def await_ready(
         ended = site.processes.find(process) is None
         return ended or ready()
 
-    done = wait_until(settled, seconds, every=0.1)
-    if ended:
-        raise PartFailed(
-            part, f"{process} ended while starting", remedy, site.processes.tail(process)
-        )
-    if not done:
-        raise PartFailed(
-            part,
-            f"{process} did not answer within {seconds:.0f} s",
-            remedy,
-            site.processes.tail(process),
-        )
+    answered = wait_until(settled, seconds, every=0.1)
+    if ended or not answered:
+        reason = "ended while starting" if ended else f"did not answer within {seconds:.0f} s"
+        tail = site.processes.tail(process)
+        raise PartFailed(part, f"{process} {reason}", remedy, tail)

@@ -8,17 +8,27 @@ import subprocess
 import tempfile
 import time
 import uuid
+from collections.abc import Iterable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import (
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
     AdminClient,
     NewTopic,
+    ResourcePatternType,
+    ResourceType,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
 )
 
-from paceline_common import topics
+from paceline_common import grants, topics
 from paceline_local.layout import REPOSITORY, cache_dir
 from paceline_local.parts.base import Need, PartFailed, Say, Site, await_ready
 from paceline_local.ports import LOOPBACK
@@ -43,9 +53,9 @@ sasl.enabled.mechanisms=SCRAM-SHA-512
 sasl.mechanism.inter.broker.protocol=SCRAM-SHA-512
 listener.name.sasl_plaintext.scram-sha-512.sasl.jaas.config=\
 org.apache.kafka.common.security.scram.ScramLoginModule required \
-username="admin" password="{password}";
+username="stack" password="{password}";
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
-super.users=User:admin;User:ANONYMOUS
+super.users=User:stack;User:ANONYMOUS
 log.dirs={data}
 auto.create.topics.enable=false
 num.partitions=3
@@ -79,11 +89,11 @@ Configuration:
 
 
 class Kafka:
-    """The event log of the stack. Principal `admin` may do all, for provisioning and tests."""
+    """The event log of the stack. Principal `stack` may do all, for provisioning and tests."""
 
-    name: ClassVar = "kafka"
-    processes: ClassVar = ("kafka",)
-    port_names: ClassVar = ("kafka", "kafka_controller")
+    name: ClassVar[str] = "kafka"
+    processes: ClassVar[tuple[str, ...]] = ("kafka",)
+    port_names: ClassVar[tuple[str, ...]] = ("kafka", "kafka_controller")
 
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -101,17 +111,16 @@ class Kafka:
 
     def admin(self) -> AdminClient:
         """Return an admin client with every right."""
-        return AdminClient(self.client_config("admin"))
+        return AdminClient(self.client_config("stack"))
 
     def client_config(self, principal: str) -> dict[str, Any]:
         """Return librdkafka settings for a principal of the stack."""
-        owner = "stack" if principal == "admin" else principal
         return {
             "bootstrap.servers": self.bootstrap(),
             "security.protocol": "SASL_PLAINTEXT",
             "sasl.mechanism": _SCRAM,
             "sasl.username": principal,
-            "sasl.password": self._site.passwords.get(owner, "paceline_kafka_password"),
+            "sasl.password": self._site.passwords.get(principal, "paceline_kafka_password"),
             # A broker that starts or stops is no news here; `ready` says it.
             "log_level": 0,
         }
@@ -145,7 +154,11 @@ class Kafka:
             )
         await_ready(self._site, self.name, self.name, self.ready, 90, "read the log")
         say("principals, topics, ACLs")
-        self._provision()
+        try:
+            self._provision()
+        except KafkaException as error:
+            tail = self._site.processes.tail(self.name)
+            raise PartFailed(self.name, f"provisioning: {error}", "read the log", tail) from error
 
     def ready(self) -> bool:
         try:
@@ -192,7 +205,7 @@ class Kafka:
                     raise PartFailed(
                         self.name,
                         "Maven could not fetch Kafka",
-                        "is the network up, and a mirror set in ~/.m2/settings.xml where one is needed?",
+                        "check the network, or set a mirror in ~/.m2/settings.xml",
                         fetched.stdout.splitlines()[-12:],
                     )
                 os.replace(f"{folder}/jars", self._jars)
@@ -206,7 +219,7 @@ class Kafka:
             [
                 *arguments, "kafka.tools.StorageTool", "format", "--standalone",
                 "--cluster-id", uuid.uuid4().hex[:22], "--config", str(config),
-                "--add-scram", f"{_SCRAM}=[name=admin,password={password}]",
+                "--add-scram", f"{_SCRAM}=[name=stack,password={password}]",
             ],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
@@ -219,24 +232,108 @@ class Kafka:
 
     def _provision(self) -> None:
         """Make principals, topics and ACLs equal to what the code declares."""
+        acls = grants.kafka_acls()
+        principals = sorted({acl.principal for acl in acls})
+        passwords = [self.client_config(name)["sasl.password"] for name in principals]
+        stamp = fingerprint(acls, topics.ALL, passwords)
+        marker = self._home / "provisioned"
+        if marker.exists() and marker.read_text() == stamp:
+            return
         admin = self.admin()
+        self.add_principals(principals)
+        # By name: two families share one dead letter, and librdkafka crashes on a repeated name.
+        wanted = {topic.dead_letter: topic for topic in topics.ALL}
+        wanted |= {topic.name: topic for topic in topics.ALL if not topic.pattern}
         _settle(
-            admin.create_topics(
-                [_new_topic(topic) for topic in topics.ALL if not topic.pattern],
-                request_timeout=_CALL_SECONDS,
-            ),
+            admin.create_topics([_new_topic(name, topic) for name, topic in wanted.items()]),
             but=KafkaError.TOPIC_ALREADY_EXISTS,
         )
+        self._set_acls(principals, acls)
+        marker.write_text(stamp)
+
+    def add_publisher(self, publisher: str) -> dict[str, Any]:
+        """Make an external publisher's principal, topic and ACLs; return its client settings."""
+        principal = grants.publisher_principal(publisher)
+        self.add_principals([principal])
+        admin = self.admin()
+        family = topics.LEAD_ENROLLED_BY_PUBLISHER
+        _settle(
+            admin.create_topics([_new_topic(topics.publisher_topic(publisher), family)]),
+            but=KafkaError.TOPIC_ALREADY_EXISTS,
+        )
+        self._set_acls([principal], grants.publisher_acls(publisher))
+        return self.client_config(principal)
+
+    def add_principals(self, principals: Iterable[str]) -> None:
+        """Give each principal SCRAM credentials with its password of this stack."""
+        info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
+        # Results come only while their client lives.
+        admin = self.admin()
+        _settle(
+            admin.alter_user_scram_credentials(
+                [
+                    UserScramCredentialUpsertion(
+                        name, info, self.client_config(name)["sasl.password"].encode()
+                    )
+                    for name in principals
+                ]
+            )
+        )
+
+    def _set_acls(self, principals: Iterable[str], acls: Iterable[grants.KafkaAcl]) -> None:
+        """Create what is missing and delete what these principals hold beyond `acls`."""
+        admin = self.admin()
+        wanted = {_binding(acl) for acl in acls}
+        held: set[AclBinding] = set()
+        for name in principals:
+            held |= set(admin.describe_acls(_filter(f"User:{name}")).result(_CALL_SECONDS))
+        if wanted - held:
+            _settle(admin.create_acls(list(wanted - held)))
+        if held - wanted:
+            _settle(admin.delete_acls([_exactly(binding) for binding in held - wanted]))
 
 
-def _new_topic(topic: topics.Topic) -> NewTopic:
+def _new_topic(name: str, topic: topics.Topic) -> NewTopic:
     retention = int(topic.retention.total_seconds() * 1000)
     return NewTopic(
-        topic.name,
-        num_partitions=topic.partitions,
+        name,
+        num_partitions=topic.partitions if name != topic.dead_letter else 1,
         replication_factor=1,
         config={"retention.ms": str(retention)},
     )
+
+
+def _binding(acl: grants.KafkaAcl) -> AclBinding:
+    resource = {
+        "topic": ResourceType.TOPIC,
+        "group": ResourceType.GROUP,
+        "cluster": ResourceType.BROKER,
+    }[acl.resource]
+    pattern = ResourcePatternType.PREFIXED if acl.prefixed else ResourcePatternType.LITERAL
+    operation = {
+        "read": AclOperation.READ,
+        "write": AclOperation.WRITE,
+        "describe": AclOperation.DESCRIBE,
+        "idempotent_write": AclOperation.IDEMPOTENT_WRITE,
+    }[acl.operation]
+    return AclBinding(
+        resource, acl.name, pattern, f"User:{acl.principal}", "*", operation,
+        AclPermissionType.ALLOW,
+    )  # fmt: skip
+
+
+def _filter(principal: str) -> AclBindingFilter:
+    return AclBindingFilter(
+        ResourceType.ANY, None, ResourcePatternType.ANY, principal, None,  # type: ignore[arg-type]
+        AclOperation.ANY, AclPermissionType.ANY,
+    )  # fmt: skip
+
+
+def _exactly(binding: AclBinding) -> AclBindingFilter:
+    return AclBindingFilter(
+        binding.restype, binding.name, binding.resource_pattern_type, binding.principal,
+        binding.host, binding.operation, binding.permission_type,
+    )  # fmt: skip
 
 
 def _settle(futures: dict[Any, "Future[Any]"], but: int | None = None) -> None:

@@ -56,9 +56,9 @@ class MailHost:
     mail to `late.test` is accepted and bounced a moment later by a DSN.
     """
 
-    name: ClassVar = "mailhost"
-    processes: ClassVar = ("dovecot", "postfix")
-    port_names: ClassVar = mailconfig.PORTS
+    name: ClassVar[str] = "mailhost"
+    processes: ClassVar[tuple[str, ...]] = ("dovecot", "postfix")
+    port_names: ClassVar[tuple[str, ...]] = mailconfig.PORTS
 
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -197,7 +197,7 @@ class MailHost:
         spool = self._home / "spool"
         spool.mkdir(mode=0o755, exist_ok=True)
         say("starting Postfix")
-        # Makes the queue directories; `start-fg` would too, but keeps a shell between us and master.
+        # Makes the queue directories. `start-fg` would too, but its shell outlives a TERM.
         self._run("postfix", "-c", str(self._postfix), "check")
         self._site.processes.spawn(
             "postfix", [str(_MASTER), "-c", str(self._postfix), "-d"], print_=mark, cwd=self._home,
@@ -258,7 +258,6 @@ class MailHost:
         users = sorted((self._home / "users").glob("*/*"))
         self._postfix.mkdir(exist_ok=True)
         table = self._postfix / f"users-{time.time_ns()}"
-        table.write_text("".join(f"{u.parent.name}:{u.name}\n".replace(":", " ") for u in users))
         table.write_text(
             "".join(f"{u.name}@{u.parent.name} {u.name}@{u.parent.name}\n" for u in users)
         )

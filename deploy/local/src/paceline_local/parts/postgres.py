@@ -54,9 +54,9 @@ def _binaries() -> Path | None:
 class Postgres:
     """The database of the stack. `postgres` is its superuser, for provisioning and tests only."""
 
-    name: ClassVar = "postgres"
-    processes: ClassVar = ("postgres",)
-    port_names: ClassVar = ("postgres",)
+    name: ClassVar[str] = "postgres"
+    processes: ClassVar[tuple[str, ...]] = ("postgres",)
+    port_names: ClassVar[tuple[str, ...]] = ("postgres",)
 
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -151,4 +151,4 @@ class Postgres:
         with psycopg.connect(self.dsn(database="postgres"), autocommit=True) as connection:
             known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE])
             if known.fetchone() is None:
-                connection.execute(f"CREATE DATABASE {DATABASE}")  # type: ignore[arg-type]
+                connection.execute(f"CREATE DATABASE {DATABASE}")

@@ -8,6 +8,7 @@ from typing import ClassVar, Final
 
 import redis
 
+from paceline_common import grants
 from paceline_local.parts.base import Need, PartFailed, Say, Site, await_ready
 from paceline_local.ports import LOOPBACK
 from paceline_local.process import fingerprint
@@ -26,11 +27,11 @@ maxmemory-policy noeviction
 
 
 class Redis:
-    """The pacing store of the stack. `admin` may do all, for tests and `paceline-local` only."""
+    """The pacing store of the stack. `stack` may do all, for tests and `paceline-local` only."""
 
-    name: ClassVar = "redis"
-    processes: ClassVar = ("redis",)
-    port_names: ClassVar = ("redis",)
+    name: ClassVar[str] = "redis"
+    processes: ClassVar[tuple[str, ...]] = ("redis",)
+    port_names: ClassVar[tuple[str, ...]] = ("redis",)
 
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -40,9 +41,9 @@ class Redis:
         return [Need(lambda: shutil.which("redis-server") is not None, ("redis-server",))]
 
     def url(self) -> str:
-        """Return the URL of the `admin` user, password included."""
+        """Return the URL of the `stack` user, password included."""
         password = self._site.passwords.get("stack", "paceline_redis_password")
-        return f"redis://admin:{password}@{LOOPBACK}:{self._site.ports['redis']}/0"
+        return f"redis://stack:{password}@{LOOPBACK}:{self._site.ports['redis']}/0"
 
     def start(self, say: Say) -> None:
         program = shutil.which("redis-server")
@@ -58,7 +59,7 @@ class Redis:
             host=LOOPBACK, port=self._site.ports["redis"], data=self._data, acl=acl
         )
         config.write_text(text)
-        mark = fingerprint(program, text)
+        mark = fingerprint(program, text, users)
         running = self._site.processes.find(self.name)
         if running and running.fingerprint != mark:
             self.stop()
@@ -69,8 +70,6 @@ class Redis:
                 self.name, [program, str(config)], print_=mark, cwd=self._data
             )
         await_ready(self._site, self.name, self.name, self.ready, 20, "read the log")
-        with redis.Redis.from_url(self.url()) as client:
-            client.acl_load()
 
     def ready(self) -> bool:
         try:
@@ -90,7 +89,12 @@ class Redis:
         self._site.processes.stop(self.name, ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)))
 
     def _users(self) -> list[str]:
-        return ["user default off", f"user admin on {self._digest('stack')} ~* &* +@all"]
+        users = ["user default off", f"user stack on {self._digest('stack')} ~* &* +@all"]
+        for principal in grants.BY_NAME:
+            rules = grants.redis_rules(principal)
+            if rules:
+                users.append(f"user {principal} on {self._digest(principal)} {' '.join(rules)}")
+        return users
 
     def _digest(self, owner: str) -> str:
         password = self._site.passwords.get(owner, "paceline_redis_password")
