@@ -1,0 +1,130 @@
+-- Purpose: let the sender begin the submission of reserved jobs, or say why it may not.
+-- p_workspaces, p_jobs, p_fences: one entry per job. Commit before MAIL FROM.
+-- Reasons: stale_fence, not_reserved, too_early, too_late, suppressed, suspended:<scope>,
+-- not_running, unknown (no such job, or a gate row is missing).
+-- Every gate the decision reads is a row locked FOR SHARE first, in the one order of the house:
+-- workspace, campaign, pool, mailbox, domain, enrollment, address; then the jobs FOR UPDATE; then
+-- one statement decides. Its snapshot is younger than the locks (READ COMMITTED), so a suspension
+-- or suppression that has committed is always seen.
+CREATE OR REPLACE FUNCTION scheduler.claim_send(
+    p_workspaces bigint[], p_jobs bigint[], p_fences integer[]
+) RETURNS TABLE (
+    workspace_id bigint, job_id bigint, claimed boolean, reason text, db_now timestamptz
+)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = scheduler, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    v_ws bigint[]; v_job bigint[]; v_fence integer[]; v_again boolean[];
+    v_campaign bigint[]; v_pool bigint[]; v_mailbox bigint[]; v_domain bigint[];
+    v_enrollment bigint[]; v_address bigint[]; v_address_domain bigint[];
+    v_now timestamptz;
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'claim_send needs READ COMMITTED'
+            USING ERRCODE = 'invalid_transaction_state';
+    END IF;
+
+    SELECT array_agg(w.workspace_id), array_agg(w.job_id), array_agg(w.fence),
+        array_agg(w.again > 1), array_agg(j.campaign_id), array_agg(j.pool_id),
+        array_agg(j.mailbox_id), array_agg(b.domain_ref), array_agg(j.enrollment_id),
+        array_agg(e.address_id), array_agg(e.domain_id)
+    INTO v_ws, v_job, v_fence, v_again, v_campaign, v_pool, v_mailbox, v_domain, v_enrollment,
+        v_address, v_address_domain
+    FROM (
+        SELECT u.*, row_number() OVER (PARTITION BY u.workspace_id, u.job_id) AS again
+        FROM unnest(p_workspaces, p_jobs, p_fences) AS u(workspace_id, job_id, fence)
+    ) AS w
+    LEFT JOIN send_job AS j USING (workspace_id, job_id)
+    LEFT JOIN enrollment AS e
+        ON (e.workspace_id, e.enrollment_id) = (j.workspace_id, j.enrollment_id)
+    LEFT JOIN mailbox_budget AS b
+        ON (b.workspace_id, b.mailbox_id) = (j.workspace_id, j.mailbox_id);
+
+    PERFORM 1
+    FROM gate AS g
+    WHERE (g.workspace_id, g.scope, g.ref) IN (
+        SELECT u.ws, v.scope, v.ref
+        FROM unnest(v_ws, v_campaign, v_pool, v_mailbox, v_domain)
+            AS u(ws, campaign, pool, mailbox, domain)
+        CROSS JOIN LATERAL (VALUES ('workspace', u.ws), ('campaign', u.campaign),
+            ('pool', u.pool), ('mailbox', u.mailbox), ('domain', u.domain)) AS v(scope, ref)
+        WHERE v.ref IS NOT NULL)
+    ORDER BY array_position(ARRAY['workspace', 'campaign', 'pool', 'mailbox', 'domain'], g.scope),
+        g.workspace_id, g.ref
+    FOR SHARE OF g;
+
+    PERFORM 1
+    FROM enrollment AS e
+    WHERE (e.workspace_id, e.enrollment_id) IN (SELECT * FROM unnest(v_ws, v_enrollment))
+    ORDER BY e.workspace_id, e.enrollment_id
+    FOR SHARE OF e;
+
+    PERFORM 1
+    FROM address AS a
+    WHERE (a.workspace_id, a.address_id) IN (
+        SELECT * FROM unnest(v_ws, v_address)
+        UNION SELECT * FROM unnest(v_ws, v_address_domain))
+    ORDER BY a.workspace_id, a.address_id
+    FOR SHARE OF a;
+
+    PERFORM 1
+    FROM send_job AS j
+    WHERE (j.workspace_id, j.job_id) IN (SELECT * FROM unnest(v_ws, v_job))
+    ORDER BY j.workspace_id, j.job_id
+    FOR UPDATE OF j;
+
+    v_now := clock_timestamp();
+    RETURN QUERY
+    WITH wanted AS MATERIALIZED (
+        SELECT *
+        FROM unnest(v_ws, v_job, v_fence, v_again, v_campaign, v_pool, v_mailbox, v_domain,
+            v_enrollment, v_address, v_address_domain)
+            AS u(ws, job, fence, again, campaign, pool, mailbox, domain, enrollment, address,
+                address_domain)
+    ), judged AS MATERIALIZED (
+        SELECT w.ws, w.job,
+            CASE
+                WHEN j.job_id IS NULL THEN 'unknown'
+                WHEN j.fence <> w.fence THEN 'stale_fence'
+                WHEN j.state <> 'reserved' OR w.again THEN 'not_reserved'
+                -- Reserved anew between the first look and the lock: other gates would hold.
+                WHEN (j.campaign_id, j.pool_id, j.mailbox_id)
+                    IS DISTINCT FROM (w.campaign, w.pool, w.mailbox) THEN 'stale_fence'
+                WHEN b.mailbox_id IS NULL OR missing.one THEN 'unknown'
+                WHEN v_now < j.slot_at - interval '50 ms' THEN 'too_early'
+                WHEN v_now > j.not_after THEN 'too_late'
+                WHEN a.suppressed_at IS NOT NULL OR d.suppressed_at IS NOT NULL THEN 'suppressed'
+                WHEN suspended.scope IS NOT NULL THEN 'suspended:' || suspended.scope
+                WHEN e.state <> 'active' OR NOT b.is_active THEN 'not_running'
+            END AS refusal
+        FROM wanted AS w
+        LEFT JOIN send_job AS j ON (j.workspace_id, j.job_id) = (w.ws, w.job)
+        LEFT JOIN mailbox_budget AS b ON (b.workspace_id, b.mailbox_id) = (w.ws, w.mailbox)
+        LEFT JOIN enrollment AS e ON (e.workspace_id, e.enrollment_id) = (w.ws, w.enrollment)
+        LEFT JOIN address AS a ON (a.workspace_id, a.address_id) = (w.ws, w.address)
+        LEFT JOIN address AS d ON (d.workspace_id, d.address_id) = (w.ws, w.address_domain)
+        CROSS JOIN LATERAL (
+            SELECT EXISTS (
+                SELECT 1
+                FROM (VALUES ('workspace', w.ws), ('campaign', w.campaign), ('pool', w.pool),
+                    ('mailbox', w.mailbox), ('domain', w.domain)) AS v(scope, ref)
+                LEFT JOIN gate AS g
+                    ON (g.workspace_id, g.scope, g.ref) = (w.ws, v.scope, v.ref)
+                WHERE v.ref IS NOT NULL AND g.ref IS NULL)
+        ) AS missing(one)
+        LEFT JOIN LATERAL (
+            SELECT s.scope
+            FROM (VALUES ('workspace', w.ws), ('campaign', w.campaign), ('pool', w.pool),
+                ('mailbox', w.mailbox), ('domain', w.domain), ('enrollment', w.enrollment))
+                AS v(scope, ref)
+            JOIN suspension AS s ON (s.workspace_id, s.scope, s.ref) = (w.ws, v.scope, v.ref)
+            WHERE s.closed_at IS NULL AND (s.until IS NULL OR s.until > v_now)
+            LIMIT 1
+        ) AS suspended ON true
+    ), taken AS (
+        UPDATE send_job AS j SET state = 'sending', updated_at = v_now
+        FROM judged AS d
+        WHERE (j.workspace_id, j.job_id) = (d.ws, d.job) AND d.refusal IS NULL
+    )
+    SELECT d.ws, d.job, d.refusal IS NULL, d.refusal, v_now FROM judged AS d;
+END $$;

@@ -1,0 +1,117 @@
+-- Purpose: record what became of submissions, in the caller's transaction.
+-- One entry per job. Outcomes: accepted -> sent; deferred -> queued at p_retry_at (capacity
+-- spent); rejected -> bounced; failed -> failed, with its enrollment; in_doubt; unsent -> queued
+-- at p_retry_at or now (proof that nothing left: capacity is given back).
+-- applied = false where fence or state do not match: repeating a call changes nothing.
+-- accepted and failed also settle a job in doubt. A job that fails while still reserved (its
+-- message cannot be built) gives its slot back.
+-- Lock order: enrollments (of failed ones), jobs, budgets.
+CREATE OR REPLACE FUNCTION scheduler.finish_send(
+    p_workspaces bigint[], p_jobs bigint[], p_fences integer[], p_outcomes text[],
+    p_reasons text[], p_retry_at timestamptz[]
+) RETURNS TABLE (workspace_id bigint, job_id bigint, applied boolean)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = scheduler, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    v_unknown text;
+    v_ws bigint[]; v_job bigint[]; v_fence integer[]; v_was text[]; v_outcome text[];
+    v_reason text[]; v_enrollment bigint[]; v_retry timestamptz[];
+BEGIN
+    SELECT o INTO v_unknown FROM unnest(p_outcomes) AS o
+    WHERE o IS NULL
+        OR o NOT IN ('accepted', 'deferred', 'rejected', 'failed', 'in_doubt', 'unsent')
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+            MESSAGE = 'unknown outcome ' || coalesce(v_unknown, 'NULL');
+    END IF;
+
+    PERFORM 1
+    FROM enrollment AS e
+    WHERE (e.workspace_id, e.enrollment_id) IN (
+        SELECT j.workspace_id, j.enrollment_id
+        FROM unnest(p_workspaces, p_jobs, p_outcomes) AS u(workspace_id, job_id, outcome)
+        JOIN send_job AS j USING (workspace_id, job_id)
+        WHERE u.outcome = 'failed')
+    ORDER BY e.workspace_id, e.enrollment_id
+    FOR NO KEY UPDATE OF e;
+
+    PERFORM 1
+    FROM send_job AS j
+    WHERE (j.workspace_id, j.job_id) IN (SELECT * FROM unnest(p_workspaces, p_jobs))
+    ORDER BY j.workspace_id, j.job_id
+    FOR UPDATE OF j;
+
+    -- What applies, with the state each job leaves.
+    SELECT array_agg(u.workspace_id), array_agg(u.job_id), array_agg(u.fence), array_agg(j.state),
+        array_agg(u.outcome), array_agg(u.reason), array_agg(j.enrollment_id),
+        array_agg(u.retry_at)
+    INTO v_ws, v_job, v_fence, v_was, v_outcome, v_reason, v_enrollment, v_retry
+    FROM (
+        SELECT DISTINCT ON (workspace_id, job_id, fence) *
+        FROM unnest(p_workspaces, p_jobs, p_fences, p_outcomes, p_reasons, p_retry_at)
+            AS a(workspace_id, job_id, fence, outcome, reason, retry_at)
+    ) AS u
+    JOIN send_job AS j USING (workspace_id, job_id, fence)
+    WHERE j.state = ANY (CASE u.outcome
+        WHEN 'unsent' THEN ARRAY['reserved', 'sending']
+        WHEN 'failed' THEN ARRAY['reserved', 'sending', 'in_doubt']
+        WHEN 'accepted' THEN ARRAY['sending', 'in_doubt']
+        ELSE ARRAY['sending']
+    END);
+
+    UPDATE send_job AS j
+    SET state = CASE u.outcome
+            WHEN 'accepted' THEN 'sent' WHEN 'rejected' THEN 'bounced' WHEN 'failed' THEN 'failed'
+            WHEN 'in_doubt' THEN 'in_doubt' ELSE 'queued' END,
+        reason = CASE WHEN u.outcome = 'accepted' THEN NULL ELSE coalesce(u.reason, u.outcome) END,
+        updated_at = clock_timestamp(),
+        attempts = j.attempts + (u.was = 'sending' AND u.outcome <> 'unsent')::integer,
+        fence = j.fence + (u.outcome IN ('deferred', 'unsent'))::integer,
+        due_at = CASE WHEN u.outcome IN ('deferred', 'unsent')
+            THEN coalesce(u.retry_at, clock_timestamp()) ELSE j.due_at END,
+        slot_at = CASE WHEN u.outcome IN ('deferred', 'unsent') THEN NULL ELSE j.slot_at END,
+        not_after = CASE WHEN u.outcome IN ('deferred', 'unsent') THEN NULL ELSE j.not_after END,
+        -- Greylisting remembers who asked (RFC 6647 §2): a soft deferral comes back to the
+        -- same mailbox. The other classes speak of the mailbox itself.
+        sticky = j.sticky OR u.pins,
+        mailbox_id = CASE WHEN j.sticky OR u.pins OR u.outcome NOT IN ('deferred', 'unsent')
+            THEN j.mailbox_id END,
+        pool_id = CASE WHEN j.sticky OR u.pins OR u.outcome NOT IN ('deferred', 'unsent')
+            THEN j.pool_id END,
+        first_deferred_at = CASE WHEN u.outcome = 'deferred'
+            THEN coalesce(j.first_deferred_at, clock_timestamp()) ELSE j.first_deferred_at END
+    FROM (
+        SELECT x.*, x.outcome = 'deferred' AND coalesce(split_part(x.reason, ':', 1)
+            NOT IN ('limit', 'auth', 'config', 'block'), true) AS pins
+        FROM unnest(v_ws, v_job, v_was, v_outcome, v_reason, v_retry)
+            AS x(ws, job, was, outcome, reason, retry_at)
+    ) AS u
+    WHERE (j.workspace_id, j.job_id) = (u.ws, u.job);
+
+    PERFORM release_slots(array_agg(u.ws), array_agg(u.job), array_agg(u.fence),
+        array_agg(u.outcome = 'unsent' OR (u.outcome = 'failed' AND u.was = 'reserved')))
+    FROM unnest(v_ws, v_job, v_fence, v_was, v_outcome) AS u(ws, job, fence, was, outcome)
+    -- A job in doubt gave its place up when it became so.
+    WHERE u.was <> 'in_doubt';
+
+    PERFORM finish_enrollments(array_agg(u.ws), array_agg(u.enrollment),
+        array_agg('failed'::text), array_agg(coalesce(u.reason, 'failed')))
+    FROM unnest(v_ws, v_enrollment, v_outcome, v_reason) AS u(ws, enrollment, outcome, reason)
+    WHERE u.outcome = 'failed' AND u.enrollment IS NOT NULL;
+
+    INSERT INTO pace_change (workspace_id, jobs)
+    SELECT u.ws, array_agg(u.job)
+    FROM unnest(v_ws, v_job, v_outcome) AS u(ws, job, outcome)
+    WHERE u.outcome IN ('deferred', 'unsent')
+    GROUP BY u.ws;
+
+    RETURN QUERY
+    SELECT a.workspace_id, a.job_id, u.job IS NOT NULL
+    FROM (
+        SELECT x.*, row_number() OVER (PARTITION BY x.workspace_id, x.job_id, x.fence) AS again
+        FROM unnest(p_workspaces, p_jobs, p_fences) AS x(workspace_id, job_id, fence)
+    ) AS a
+    LEFT JOIN unnest(v_ws, v_job, v_fence) AS u(ws, job, fence)
+        ON (u.ws, u.job, u.fence) = (a.workspace_id, a.job_id, a.fence) AND a.again = 1;
+END $$;

@@ -1,0 +1,370 @@
+"""The scheduler's tables. Every tenant table carries `workspace_id` in its key, under RLS."""
+
+from datetime import date, datetime
+from typing import Any, Final
+
+from sqlalchemy import (
+    CheckConstraint,
+    Date,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    Integer,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.types import BigInteger
+
+from paceline_common.db.tables import common_tables, declarative_base
+from paceline_scheduler.domain.enrollment import STATES as ENROLLMENT_STATES
+from paceline_scheduler.domain.job import KINDS, OPEN, STATES
+
+SCHEMA: Final = "scheduler"
+
+Base = declarative_base(SCHEMA)
+COMMON = common_tables(Base)
+
+
+def _created() -> Mapped[datetime]:
+    return mapped_column(server_default=func.clock_timestamp())
+
+
+def _in_workspace(column: str, of: str) -> ForeignKeyConstraint:
+    """A foreign key within one workspace: `workspace_id` is part of it."""
+    names = ("workspace_id", column)
+    return ForeignKeyConstraint(names, [f"{SCHEMA}.{of}.{name}" for name in names])
+
+
+def _listed(values: tuple[str, ...]) -> str:
+    return ", ".join(f"'{value}'" for value in values)
+
+
+def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
+    return CheckConstraint(f"{column} IN ({_listed(values)})", name=column)
+
+
+_GATES: Final = ("workspace", "campaign", "pool", "mailbox", "domain")
+
+
+class Address(Base):
+    """An address or a recipient domain, by its keyed hash: the row a suppression lives on.
+
+    It outlives the leads that point at it. Claims lock it FOR SHARE.
+    """
+
+    __tablename__ = "address"
+    __table_args__ = (
+        UniqueConstraint("workspace_id", "kind", "hash"),
+        _one_of("kind", ("address", "domain")),
+        CheckConstraint("octet_length(hash) = 32", name="hash"),
+        CheckConstraint(
+            "(suppressed_at IS NULL) = (reason IS NULL)"
+            " AND (suppressed_at IS NULL) = (source IS NULL)",
+            name="suppressed",
+        ),
+    )
+
+    workspace_id: Mapped[int] = mapped_column(primary_key=True)
+    address_id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    kind: Mapped[str]
+    hash: Mapped[bytes]
+    suppressed_at: Mapped[datetime | None]
+    reason: Mapped[str | None]
+    source: Mapped[str | None]
+    created_at: Mapped[datetime] = _created()
+
+
+class Lead(Base):
+    """A person of one workspace, at most one per address; later enrollments update its fields."""
+
+    __tablename__ = "lead"
+    __table_args__ = (
+        UniqueConstraint("workspace_id", "address_id"),
+        _in_workspace("address_id", of="address"),
+        Index(None, "workspace_id", "domain_id"),
+    )
+
+    workspace_id: Mapped[int] = mapped_column(primary_key=True)
+    lead_id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    address_id: Mapped[int]
+    domain_id: Mapped[int]
+    email: Mapped[str]
+    first_name: Mapped[str | None]
+    last_name: Mapped[str | None]
+    company: Mapped[str | None]
+    timezone: Mapped[str | None]
+    fields: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
+    created_at: Mapped[datetime] = _created()
+    updated_at: Mapped[datetime] = _created()
+
+
+class Enrollment(Base):
+    """A lead's way through a campaign; also the gate of its own scope.
+
+    `step` and `job_id` are the current ones; `mailbox_id` and `pool_id` those
+    that sent step 1, from where the follow-ups go.
+    """
+
+    __tablename__ = "enrollment"
+    __table_args__ = (
+        # The lead first: suppression looks a lead's enrollments up by it.
+        UniqueConstraint("workspace_id", "lead_id", "campaign_id"),
+        _in_workspace("lead_id", of="lead"),
+        _one_of("state", ENROLLMENT_STATES),
+        CheckConstraint("(state = 'active') = (reason IS NULL)", name="reason"),
+        CheckConstraint("(state = 'active') = (finished_at IS NULL)", name="finished_at"),
+        CheckConstraint("step >= 1", name="step"),
+        Index(None, "workspace_id", "campaign_id", "enrollment_id"),
+    )
+
+    workspace_id: Mapped[int] = mapped_column(primary_key=True)
+    enrollment_id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    campaign_id: Mapped[int]
+    lead_id: Mapped[int]
+    address_id: Mapped[int]
+    domain_id: Mapped[int]
+    job_id: Mapped[int | None]
+    mailbox_id: Mapped[int | None]
+    pool_id: Mapped[int | None]
+    step: Mapped[int] = mapped_column(Integer, server_default=text("1"))
+    state: Mapped[str] = mapped_column(server_default="active")
+    reason: Mapped[str | None]
+    enrolled_at: Mapped[datetime] = _created()
+    updated_at: Mapped[datetime] = _created()
+    finished_at: Mapped[datetime | None]
+
+
+class SendJob(Base):
+    """One submission to be made. Its row is the one lock of the state machine (`domain.job`).
+
+    `fence` tells leases apart: it grows each time a job returns to the queue.
+    `sticky`: only `mailbox_id` may send it. A queued job that is not sticky
+    has no mailbox.
+    """
+
+    __tablename__ = "send_job"
+    __table_args__ = (
+        _in_workspace("enrollment_id", of="enrollment"),
+        _one_of("kind", KINDS),
+        _one_of("state", STATES),
+        CheckConstraint(
+            "kind <> 'campaign' OR (enrollment_id IS NOT NULL AND campaign_id IS NOT NULL"
+            " AND step IS NOT NULL)",
+            name="campaign",
+        ),
+        CheckConstraint(
+            "CASE state WHEN 'queued' THEN slot_at IS NULL AND not_after IS NULL"
+            " WHEN 'cancelled' THEN true"
+            " ELSE mailbox_id IS NOT NULL AND slot_at IS NOT NULL AND not_after IS NOT NULL"
+            " AND (kind <> 'campaign' OR pool_id IS NOT NULL) END",
+            name="slot",
+        ),
+        CheckConstraint("not_after >= slot_at", name="not_after"),
+        CheckConstraint("NOT sticky OR mailbox_id IS NOT NULL", name="sticky"),
+        CheckConstraint("fence >= 1", name="fence"),
+        Index(
+            "send_job_open_key",
+            "workspace_id",
+            "enrollment_id",
+            unique=True,
+            postgresql_where=text(f"state IN ({_listed(OPEN)})"),
+        ),
+        Index(
+            "send_job_queued_idx",
+            "workspace_id",
+            "due_at",
+            postgresql_where=text("state = 'queued'"),
+        ),
+        Index("send_job_reserved_idx", "not_after", postgresql_where=text("state = 'reserved'")),
+    )
+
+    # Widest first: no padding between columns of the table with the most rows.
+    workspace_id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    enrollment_id: Mapped[int | None]
+    campaign_id: Mapped[int | None]
+    mailbox_id: Mapped[int | None]
+    pool_id: Mapped[int | None]
+    due_at: Mapped[datetime] = _created()
+    slot_at: Mapped[datetime | None]
+    not_after: Mapped[datetime | None]
+    updated_at: Mapped[datetime] = _created()
+    first_deferred_at: Mapped[datetime | None]
+    fence: Mapped[int] = mapped_column(Integer, server_default=text("1"))
+    step: Mapped[int | None] = mapped_column(Integer)
+    attempts: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    sticky: Mapped[bool] = mapped_column(server_default=text("false"))
+    kind: Mapped[str] = mapped_column(server_default="campaign")
+    state: Mapped[str] = mapped_column(server_default="queued")
+    reason: Mapped[str | None]
+    traceparent: Mapped[str | None]
+
+
+class Slot(Base):
+    """A lease of one mailbox's instant; append-only but for `returned_at`, set at most once.
+
+    `day` (mailbox-local) and `hour` are the buckets it counts in.
+    """
+
+    __tablename__ = "slot"
+
+    workspace_id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[int] = mapped_column(primary_key=True)
+    fence: Mapped[int] = mapped_column(Integer, primary_key=True)
+    mailbox_id: Mapped[int]
+    slot_at: Mapped[datetime]
+    not_after: Mapped[datetime]
+    day: Mapped[date] = mapped_column(Date)
+    hour: Mapped[datetime]
+    reserved_at: Mapped[datetime] = _created()
+    returned_at: Mapped[datetime | None]
+
+
+class MailboxBudget(Base):
+    """The limits of one mailbox and what is used of them: where every cap is enforced.
+
+    `open_from`..`open_until` is the compiled stretch of open time within one
+    local day; slots lie in it. Beyond it the policy is compiled anew.
+    """
+
+    __tablename__ = "mailbox_budget"
+    __table_args__ = (
+        CheckConstraint(
+            "grace_ms >= 0 AND jitter_min_ms >= grace_ms AND jitter_max_ms >= jitter_min_ms",
+            name="jitter",
+        ),
+        CheckConstraint("cadence_ms >= 0", name="cadence"),
+        CheckConstraint("day_cap >= 0 AND hour_cap >= 0", name="cap"),
+        CheckConstraint("day_used >= 0 AND hour_used >= 0", name="used"),
+        CheckConstraint("outstanding BETWEEN 0 AND max_outstanding", name="outstanding"),
+        # Room for updates in place.
+        {"postgresql_with": {"fillfactor": 70}},
+    )
+
+    workspace_id: Mapped[int] = mapped_column(primary_key=True)
+    mailbox_id: Mapped[int] = mapped_column(primary_key=True)
+    domain: Mapped[str]
+    domain_ref: Mapped[int]
+    version: Mapped[int]
+    is_active: Mapped[bool]
+    tz: Mapped[str]
+    cadence_ms: Mapped[int]
+    jitter_min_ms: Mapped[int]
+    jitter_max_ms: Mapped[int]
+    grace_ms: Mapped[int]
+    day_cap: Mapped[int | None] = mapped_column(Integer)
+    hour_cap: Mapped[int | None] = mapped_column(Integer)
+    max_outstanding: Mapped[int] = mapped_column(Integer, server_default=text("1"))
+    windows: Mapped[list[Any] | None]
+    open_from: Mapped[datetime] = mapped_column(server_default=text("'infinity'"))
+    open_until: Mapped[datetime] = mapped_column(server_default=text("'infinity'"))
+    next_at: Mapped[datetime] = mapped_column(server_default=text("'-infinity'"))
+    day: Mapped[date] = mapped_column(Date, server_default=text("'-infinity'"))
+    day_used: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    hour: Mapped[datetime] = mapped_column(server_default=text("'-infinity'"))
+    hour_used: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    outstanding: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    epoch: Mapped[int] = mapped_column(server_default=text("0"))
+
+
+class Shard(Base):
+    """The epoch of a workspace's pacing state: a proposal of an older one is refused."""
+
+    __tablename__ = "shard"
+
+    workspace_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    epoch: Mapped[int]
+    rebuilt_at: Mapped[datetime] = _created()
+
+
+class PaceChange(Base):
+    """What Redis has yet to hear of: queued jobs, or a gate that opened or closed.
+
+    Written with the change, deleted once told; what it means is read anew.
+    """
+
+    __tablename__ = "pace_change"
+    __table_args__ = (CheckConstraint("(jobs IS NULL) = (scope IS NOT NULL)", name="kind"),)
+
+    workspace_id: Mapped[int]
+    change_id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    jobs: Mapped[list[int] | None] = mapped_column(ARRAY(BigInteger))
+    scope: Mapped[str | None]
+    ref: Mapped[int | None]
+
+
+class Gate(Base):
+    """What claims lock FOR SHARE and suspensions exclusively, one row per scope and thing."""
+
+    __tablename__ = "gate"
+    __table_args__ = (_one_of("scope", _GATES),)
+
+    workspace_id: Mapped[int] = mapped_column(primary_key=True)
+    scope: Mapped[str] = mapped_column(primary_key=True)
+    ref: Mapped[int] = mapped_column(primary_key=True)
+
+
+class Suspension(Base):
+    """A reason why nothing is sent within a scope, open until closed or past `until`."""
+
+    __tablename__ = "suspension"
+    __table_args__ = (
+        _one_of("scope", (*_GATES, "enrollment")),
+        CheckConstraint("(closed_at IS NULL) = (closed_by IS NULL)", name="closed"),
+        Index(
+            "suspension_open_key",
+            "workspace_id",
+            "scope",
+            "ref",
+            "reason",
+            unique=True,
+            postgresql_where=text("closed_at IS NULL"),
+        ),
+        Index(
+            "suspension_until_idx",
+            "until",
+            postgresql_where=text("closed_at IS NULL AND until IS NOT NULL"),
+        ),
+    )
+
+    workspace_id: Mapped[int] = mapped_column(primary_key=True)
+    suspension_id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    scope: Mapped[str]
+    ref: Mapped[int]
+    reason: Mapped[str]
+    detail: Mapped[str | None]
+    until: Mapped[datetime | None]
+    opened_by: Mapped[str]
+    opened_at: Mapped[datetime] = _created()
+    closed_at: Mapped[datetime | None]
+    closed_by: Mapped[str | None]
+
+
+class Receipt(Base):
+    """What became of one `lead-enrolled` event."""
+
+    __tablename__ = "receipt"
+    __table_args__ = (
+        _one_of("outcome", ("enrolled", "duplicate", "suppressed", "refused")),
+        CheckConstraint("(outcome = 'enrolled') = (reason IS NULL)", name="reason"),
+        Index(
+            None,
+            "workspace_id",
+            "import_id",
+            "row_number",
+            postgresql_where=text("import_id IS NOT NULL"),
+        ),
+    )
+
+    workspace_id: Mapped[int] = mapped_column(primary_key=True)
+    source: Mapped[str] = mapped_column(primary_key=True)
+    event_id: Mapped[str] = mapped_column(primary_key=True)
+    import_id: Mapped[int | None]
+    row_number: Mapped[int | None] = mapped_column(Integer)
+    outcome: Mapped[str]
+    reason: Mapped[str | None]
+    enrollment_id: Mapped[int | None]
+    at: Mapped[datetime] = _created()
