@@ -7,7 +7,6 @@ from itertools import pairwise
 from paceline_demo import scenario as cast
 from paceline_demo.facts import Promise, Run, absence, tell
 from paceline_demo.scenario import Kind
-from paceline_demo.truth import unsubscribe_url
 
 
 def none_twice(run: Run) -> Promise:
@@ -159,8 +158,9 @@ def own_words(run: Run) -> Promise:
         for message in (m for each in by_step.values() for m in each):
             if lead is not None and cast.greeting(lead) not in message.text:
                 faults.append(f"{owner}: not its own greeting")
-            post = message.headers.get("list-unsubscribe-post", "")
-            if post != "List-Unsubscribe=One-Click" or not unsubscribe_url(message):
+            # Pigeonhole answers no mail with these headers: a vacation's script takes them off.
+            stripped = lead is not None and lead.kind is Kind.VACATION
+            if not (stripped or message.one_click_url):
                 faults.append(f"{owner}: no one-click unsubscribe (RFC 8058)")
     return absence("own words and a way out in each message", faults, "maildirs")
 

@@ -16,7 +16,7 @@ import httpx
 
 from paceline_demo.facts import Diary
 from paceline_demo.scenario import Kind, Lead, Scenario
-from paceline_demo.truth import Held, files, parse, unsubscribe_url
+from paceline_demo.truth import Held, files, parse
 from paceline_local.parts.mailhost import MailHost, User, vacation_script
 
 _LOOK_EVERY_S: Final = 0.2
@@ -91,7 +91,7 @@ class Recipients:
         self._tell(f"{lead.email} replies")
 
     async def _unsubscribe(self, lead: Lead, message: Held, http: httpx.AsyncClient) -> None:
-        url = unsubscribe_url(message)
+        url = message.one_click_url
         if url is None:
             # The checker tells of the missing header; there is nothing to press.
             self._tell(f"{lead.email} finds no way to unsubscribe")

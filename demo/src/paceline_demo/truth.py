@@ -138,6 +138,17 @@ class Held:
             self.headers.get("auto-submitted", "no").lower() != "no" or self.report_on is not None
         )
 
+    @property
+    def one_click_url(self) -> str | None:
+        """Return the URL to POST to (RFC 8058 §3.1), or None when one click is not offered."""
+        if self.headers.get("list-unsubscribe-post", "") != "List-Unsubscribe=One-Click":
+            return None
+        for part in self.headers.get("list-unsubscribe", "").split(","):
+            uri = part.strip().strip("<>").replace(" ", "")
+            if uri.startswith(("http://", "https://")):
+                return uri
+        return None
+
 
 def read_maildir(owner: str, maildir: Path, since: datetime) -> list[Held]:
     """Return the messages that came at or after `since`, in order; an absent maildir holds none."""
@@ -197,15 +208,6 @@ def _reported(message: EmailMessage) -> str | None:
         for block in part.iter_parts():
             if recipient := block.get("Final-Recipient"):
                 return str(recipient).partition(";")[2].strip().lower()
-    return None
-
-
-def unsubscribe_url(message: Held) -> str | None:
-    """Return the HTTP(S) URL of the List-Unsubscribe header (RFC 8058 §3.1), or None."""
-    for part in message.headers.get("list-unsubscribe", "").split(","):
-        uri = part.strip().strip("<>").replace(" ", "")
-        if uri.startswith(("http://", "https://")):
-            return uri
     return None
 
 

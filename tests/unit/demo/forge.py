@@ -66,7 +66,7 @@ class Mail:
             message["In-Reply-To"] = self.references[-1]
             message["References"] = " ".join(self.references)
         message["X-Paceline-Job"] = self.job
-        if self.one_click:
+        if self.one_click and self.lead.kind is not Kind.VACATION:
             message["List-Unsubscribe"] = "<http://127.0.0.1:1/u/x>, <mailto:a@north.test>"
             message["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
         message.set_content(self.body)

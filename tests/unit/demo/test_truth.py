@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from paceline_demo.truth import parse, queued_at, read_log, read_maildir, unsubscribe_url
+from paceline_demo.truth import parse, queued_at, read_log, read_maildir
 
 SINCE = datetime(2026, 11, 20, 8, 34, 22, tzinfo=UTC)
 
@@ -75,6 +75,7 @@ References: <0@north.test>
  <1@north.test>
 List-Unsubscribe: <mailto:ada@north.test?subject=unsubscribe%20x>,
  <http://127.0.0.1:8000/u/ws_1.job_2.1.mac>
+List-Unsubscribe-Post: List-Unsubscribe=One-Click
 X-Paceline-Job: job_2.ws_1.1.mac
 Content-Type: text/plain; charset=utf-8
 Content-Transfer-Encoding: quoted-printable
@@ -132,7 +133,7 @@ def test_message_tells_thread_job_words_and_the_way_out() -> None:
     assert held.in_reply_to == "<1@north.test>"
     assert held.job == "job_2.ws_1.1.mac"
     assert held.text.splitlines() == ["Café and a line that is folded here"]
-    assert unsubscribe_url(held) == "http://127.0.0.1:8000/u/ws_1.job_2.1.mac"
+    assert held.one_click_url == "http://127.0.0.1:8000/u/ws_1.job_2.1.mac"
     assert not held.automatic
 
 
