@@ -4,7 +4,7 @@ from alembic import op
 
 from paceline_common.db.tables import create_common_tables, enable_tenancy
 
-revision = "2026-11-20-0900"
+revision = "202611200900"
 down_revision = None
 
 SCHEMA = "audit"
