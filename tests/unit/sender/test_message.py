@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+
 from paceline_sender.domain import message
 from paceline_sender.domain.conversation import Thread
 from paceline_sender.domain.message import InvalidMessage, Parts, build
@@ -33,7 +34,7 @@ PARTS = Parts(
 NASTY = st.one_of(
     st.text(),
     st.text(st.characters(codec="utf-8")),
-    st.text(st.sampled_from(list("=?utf-8qb_ab\r\n\t\x00\x85\u2028\"\\<>@,;:() é😀"))),
+    st.text(st.sampled_from(list('=?utf-8qb_ab\r\n\t\x00\x85\u2028"\\<>@,;:() é😀'))),
     st.sampled_from(
         [
             "Bob\r\nBcc: eve@evil.test",
@@ -130,7 +131,7 @@ def test_only_a_plain_address_reaches_the_envelope(address: str) -> None:
     if message.is_address(address):
         parsed = parse(build(replace(PARTS, to_email=address)))
         assert [a.addr_spec for a in parsed["To"].addresses] == [address]
-        assert not set(address) & set("\r\n <>,;\"()\\")
+        assert not set(address) & set('\r\n <>,;"()\\')
     else:
         with pytest.raises(InvalidMessage):
             build(replace(PARTS, to_email=address))
@@ -141,5 +142,9 @@ def test_a_tampered_message_does_not_verify() -> None:
     with pytest.raises(InvalidMessage):
         message.verify(
             b"Bcc: eve@evil.test\r\n" + data,
-            expected={}, sender=("Ann One", "ann@one.test"), names=tuple(parse(data).keys())[:9], text=PARTS.text, html=PARTS.html,
-        )  # fmt: skip
+            expected={},
+            sender=("Ann One", "ann@one.test"),
+            names=tuple(parse(data).keys())[:9],
+            text=PARTS.text,
+            html=PARTS.html,
+        )

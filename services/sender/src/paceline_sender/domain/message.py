@@ -112,7 +112,7 @@ def clean_body(value: str) -> str:
         "\ufffd"
         if 0xD800 <= (point := ord(char)) <= 0xDFFF
         else char
-        if point >= 0x20 and point != 0x7F or char in "\n\t"
+        if (point >= 0x20 and point != 0x7F) or char in "\n\t"
         else ""
         for char in lines
     )
@@ -151,10 +151,9 @@ def build(parts: Parts) -> bytes:
     headers["MIME-Version"] = "1.0"
     text = clean_body(parts.text) if parts.text is not None else None
     html = clean_body(parts.html) if parts.html is not None else None
-    data = (
-        "".join(f"{name}: {value}{_CRLF}" for name, value in headers.items()).encode("ascii")
-        + _content(text, html)
-    )
+    data = "".join(f"{name}: {value}{_CRLF}" for name, value in headers.items()).encode(
+        "ascii"
+    ) + _content(text, html)
     verify(
         data,
         expected={
@@ -194,7 +193,7 @@ def verify(
     `sender` is the name and address shown in From; an empty text means absent.
     """
     parsed = message_from_bytes(data, policy=policy.default)
-    own = [name for name in parsed.keys() if not name.lower().startswith("content-")]
+    own = [name for name in parsed if not name.lower().startswith("content-")]
     if own != list(names):
         raise InvalidMessage("message_invalid", "headers do not read back as written")
     for name, value in expected.items():

@@ -4,7 +4,7 @@ from alembic import op
 
 from paceline_common.db.tables import create_common_tables, enable_tenancy
 
-revision = "2026-11-20-0900"
+revision = "202611200900"
 down_revision = None
 
 SCHEMA = "sender"
@@ -60,9 +60,7 @@ def upgrade() -> None:
         "CREATE UNIQUE INDEX attempt_claim_key ON sender.attempt (workspace_id, job_id, fence)"
         " WHERE claimed_at IS NOT NULL"
     )
-    op.execute(
-        "CREATE INDEX attempt_open_idx ON sender.attempt (claimed_at) WHERE outcome IS NULL"
-    )
+    op.execute("CREATE INDEX attempt_open_idx ON sender.attempt (claimed_at) WHERE outcome IS NULL")
     op.execute(
         """
         CREATE TABLE sender.message (

@@ -1,0 +1,76 @@
+"""The one place that knows everything: the sender's parts, put together."""
+
+import random
+import uuid
+from datetime import timedelta
+
+from paceline_common.service import Service
+
+from paceline_sender import consumers, preview, probe
+from paceline_sender.metrics import METRICS
+from paceline_sender.prepare import Preparer
+from paceline_sender.reconcile import Reconciler
+from paceline_sender.settings import SenderSettings
+from paceline_sender.submit import FAILPOINTS, Submitter
+from paceline_sender.transport import SmtpTransport
+
+
+def build(settings: SenderSettings) -> Service:
+    """Return the sender, ready to run. Call inside no event loop or inside the one it runs in."""
+    service = Service("sender", settings, metrics=METRICS, failpoint_names=FAILPOINTS)
+    instance_id = str(uuid.uuid4())
+    transport = SmtpTransport(settings)
+    submitter = Submitter(
+        service.db,
+        service.outbox,
+        service.clock,
+        service.metrics,
+        random.SystemRandom(),
+        stopping=service.stopping,
+        instance_id=instance_id,
+        jobs_per_batch=settings.jobs_per_batch,
+    )
+    preparer = Preparer(
+        service.db,
+        service.keys,
+        transport,
+        submitter,
+        service.clock,
+        service.metrics,
+        public_url=settings.public_url,
+        prepare_ahead=timedelta(seconds=settings.prepare_ahead_s),
+        jobs_per_batch=settings.jobs_per_batch,
+    )
+    reconciler = Reconciler(
+        service.db,
+        submitter,
+        service.clock,
+        service.metrics,
+        instance_id=instance_id,
+        beat_s=settings.beat_s,
+        dead_after_s=settings.dead_after_s,
+        submission_limit_s=settings.submission_limit_s,
+        reconcile_s=settings.reconcile_s,
+    )
+
+    async def prepare() -> None:
+        try:
+            await preparer.run()
+        finally:
+            # As long as a claim may be open this instance must be known to live.
+            if service.stopping.is_set():
+                reconciler.drained.set()
+
+    service.subscribe(consumers.send_scheduled(preparer))
+    service.background("prepare", prepare, drain=True)
+    service.background("heartbeat", reconciler.beat, drain=True)
+    service.background("reconcile", reconciler.run)
+    service.internal(probe.router(service.db, service.keys, transport, service.outbox))
+    service.internal(preview.router(service.db, settings.public_url))
+    service.readiness("keys", service.keys.check)
+    return service
+
+
+def run() -> None:
+    """Run the sender until it is told to stop."""
+    build(SenderSettings()).run()

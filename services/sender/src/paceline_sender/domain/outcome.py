@@ -1,0 +1,163 @@
+"""What an answer of the provider means for the job, the mailbox and the people watching.
+
+`decide` is the one place where a class (PROVIDERS.md) becomes an action. Only
+`hard` and `block` refuse the message for good; `limit`, `auth` and a refused
+sender hold the mailbox and give the job back; nothing that may have been
+accepted is ever tried again.
+"""
+
+import random
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Literal
+
+from paceline_sender.domain import retry
+
+Kind = Literal["accepted", "deferred", "rejected", "in_doubt", "unsent"]
+OutcomeClass = Literal["hard", "soft", "block", "limit", "auth", "config", "ambig"]
+Outcome = Literal["accepted", "deferred", "rejected", "failed", "in_doubt", "unsent"]
+HoldReason = Literal[
+    "auth_failed", "connect_failed", "limited", "sender_refused", "credential_unreadable"
+]
+
+MAX_TEXT: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What happened, in the provider's terms.
+
+    `kind` unsent: MAIL FROM or the send request never left. `at_sender`: the
+    refusal came at MAIL FROM and so speaks of the mailbox, not of the message.
+    `retry_at` is the provider's own wish. `text` is the server's own words.
+    """
+
+    kind: Kind
+    outcome_class: OutcomeClass | None = None
+    reason: str = ""
+    code: int | None = None
+    status: str | None = None
+    text: str | None = None
+    provider_message_id: str | None = None
+    retry_at: datetime | None = None
+    at_sender: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """The mailbox sends nothing until `until`; None: until somebody resumes it."""
+
+    reason: HoldReason
+    until: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What becomes of the job (`outcome`, `reason`, `retry_at`) and of its mailbox (`hold`).
+
+    The reason of a deferral begins with its class: the scheduler keeps a soft
+    one with its mailbox.
+    """
+
+    outcome: Outcome
+    outcome_class: OutcomeClass | None
+    reason: str
+    retry_at: datetime | None = None
+    hold: Hold | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What was before: soft refusals of this job, failed connections of its mailbox in a row."""
+
+    deferrals: int = 0
+    first_deferred_at: datetime | None = None
+    connect_failures: int = 0
+
+
+def decide(answer: Answer, history: History, now: datetime, rng: random.Random) -> Decision:
+    """Return what follows from `answer`; `history` does not count it yet."""
+    match answer.kind:
+        case "accepted":
+            return Decision("accepted", None, "accepted")
+        case "in_doubt":
+            return Decision("in_doubt", "ambig", answer.reason or "no_answer")
+        case "unsent":
+            return _unsent(answer, history, now, rng)
+        case "deferred" | "rejected":
+            return _refused(answer, history, now, rng)
+
+
+def _unsent(answer: Answer, history: History, now: datetime, rng: random.Random) -> Decision:
+    match answer.outcome_class:
+        case "auth":
+            return Decision(
+                "unsent", "auth", answer.reason or "auth_failed", None, Hold("auth_failed", None)
+            )
+        case "limit":
+            until = answer.retry_at or now + retry.CONNECT_HOLD
+            return Decision(
+                "unsent", "limit", answer.reason or "limited", until, Hold("limited", until)
+            )
+        case None:
+            # Our own doing (too late, stopping): nothing is known against the mailbox.
+            return Decision("unsent", None, answer.reason or "unsent", answer.retry_at)
+        case failed_class:
+            failures = history.connect_failures + 1
+            until = now + retry.CONNECT_HOLD
+            return Decision(
+                "unsent",
+                failed_class,
+                answer.reason or "connect_failed",
+                now + retry.backoff(failures, rng),
+                Hold("connect_failed", until)
+                if failures >= retry.CONNECT_FAILURES_BEFORE_HOLD
+                else None,
+            )
+
+
+def _refused(answer: Answer, history: History, now: datetime, rng: random.Random) -> Decision:
+    soft = retry.retry_at(now, history.first_deferred_at, history.deferrals + 1, rng)
+    # The mailbox's fault does not use up the message's 72 hours.
+    later = soft or now + retry.BACKOFF[-1]
+    match answer.outcome_class:
+        case "limit":
+            until = answer.retry_at or now + retry.LIMIT_HOLD
+            return Decision("deferred", "limit", "limit", until, Hold("limited", until))
+        case "auth":
+            return Decision("deferred", "auth", "auth", later, Hold("auth_failed", None))
+        case "config" if answer.at_sender:
+            return Decision(
+                "deferred",
+                "config",
+                "config:sender_refused",
+                later,
+                Hold("sender_refused", None),
+            )
+        case "config" if answer.kind == "rejected":
+            return Decision("failed", "config", "message_refused")
+        case "hard":
+            return Decision("rejected", "hard", "hard_bounce")
+        case "block" if answer.kind == "rejected":
+            return Decision("rejected", "block", "blocked")
+    if soft is None:
+        return Decision("rejected", "soft", "given_up")
+    wanted = max(soft, answer.retry_at) if answer.retry_at else soft
+    found = answer.outcome_class or "soft"
+    return Decision("deferred", found, found, wanted)
+
+
+def trim(text: str | None) -> str | None:
+    """Return a server's words fit for a row: printable, at most `MAX_TEXT` characters."""
+    if text is None:
+        return None
+    return "".join(c if c.isprintable() else " " for c in text)[:MAX_TEXT].strip()
+
+
+REMEDIES: Final[dict[HoldReason, str]] = {
+    "auth_failed": "The server refused the user name or password: connect the mailbox again.",
+    "connect_failed": "The server cannot be reached: check host, port and TLS mode.",
+    "limited": "The provider's sending limit is reached: the mailbox waits until it is lifted.",
+    "sender_refused": "The server does not let this mailbox send from its address.",
+    "credential_unreadable": "The stored credential cannot be opened: connect the mailbox again.",
+}

@@ -1,0 +1,435 @@
+"""Ahead of T: load, open the credential, render, build, connect, sign in.
+
+`Preparer` holds leased slots in the event loop's timer heap. Shortly before
+its slot a job is loaded together with the others that are due, its message is
+built, its mailbox's connection opened; then it goes to the `Submitter`. What
+cannot be sent fails here, before anything was claimed.
+"""
+
+import asyncio
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Protocol
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import Row
+
+from paceline_common import telemetry
+from paceline_common.clock import Clock
+from paceline_common.db.session import Database
+from paceline_common.db.sql import Queries
+from paceline_common.kafka.quarantine import Fault, classify
+from paceline_common.keys import KeyService, KeyServiceError, SealBroken
+from paceline_common.telemetry import Metrics
+from paceline_sender.domain import conversation, message, render
+from paceline_sender.domain.conversation import SentMessage
+from paceline_sender.domain.message import InvalidMessage, Parts
+from paceline_sender.domain.outcome import REMEDIES, Answer, History
+from paceline_sender.domain.render import MissingVariable, Sources, TemplateError
+from paceline_sender.domain.schedule import ClockReading
+from paceline_sender.job import HoldRequest, Job, Ready, Report, Session
+from paceline_sender.submit import Submitter
+
+_GATHER_S: Final = 0.002
+_RETRY_S: Final = 0.2
+_KEYS_AWAY_HOLD: Final = timedelta(seconds=30)
+_MAILBOX_AWAY_HOLD: Final = timedelta(minutes=15)
+_BATCHES_AT_ONCE: Final = 4
+
+log = telemetry.logger("sender.prepare")
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Where and as whom a mailbox submits. The password lives as long as one batch."""
+
+    email: str
+    smtp: Mapping[str, Any]
+    password: str
+
+    def __repr__(self) -> str:
+        return f"Account({self.smtp.get('host')})"
+
+
+class Transport(Protocol):
+    """Opens signed-in connections."""
+
+    async def open(self, account: Account) -> Session | Answer:
+        """Connect and sign in; an `unsent` answer says why that did not work. Never raises
+        for what a server or the network does."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Built:
+    job: Job
+    row: Row[Any]
+    message_id: str
+    subject: str
+    references: tuple[str, ...]
+    data: bytes
+    history: History
+
+
+class Preparer:
+    """Holds slots until shortly before their time and hands finished messages on.
+
+    `hold` may be called at any time; `run` lives as long as the process and,
+    once `submitter.stopping` is set, gives back what is merely held, waits for
+    what is claimed, and returns.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        keys: KeyService,
+        transport: Transport,
+        submitter: Submitter,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        public_url: str,
+        prepare_ahead: timedelta,
+        jobs_per_batch: int,
+    ) -> None:
+        self._db = db
+        self._keys = keys
+        self._transport = transport
+        self._submitter = submitter
+        self._clock = clock
+        self._metrics = metrics
+        self._public_url = public_url
+        self._prepare_ahead = prepare_ahead
+        self._jobs_per_batch = jobs_per_batch
+        self._queries = Queries("paceline_sender")
+        self._held: dict[tuple[int, int, int], tuple[Job, asyncio.TimerHandle]] = {}
+        self._due: list[Job] = []
+        self._in_hand: set[tuple[int, int, int]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()
+        self._batches = asyncio.Semaphore(_BATCHES_AT_ONCE)
+
+    def hold(self, jobs: Iterable[Job]) -> None:
+        """Take leased slots; one that is held already is the same lease told twice."""
+        loop = asyncio.get_running_loop()
+        now = self._clock.now()
+        for job in jobs:
+            if job.key in self._held or job.key in self._in_hand:
+                continue
+            wait = (job.slot_at - self._prepare_ahead - now).total_seconds()
+            timer = loop.call_later(max(wait, 0.0), self._release, job.key)
+            self._held[job.key] = (job, timer)
+        self._metrics.gauge("paceline_held_jobs").set(len(self._held))
+
+    async def run(self) -> None:
+        """Prepare what comes due until the process stops; then drain."""
+        stop = asyncio.create_task(self._submitter.stopping.wait())
+        stop.add_done_callback(lambda _: self._wake.set())
+        try:
+            while not self._submitter.stopping.is_set():
+                await self._wake.wait()
+                self._wake.clear()
+                if self._due:
+                    # What comes due in the same moment is loaded in one go.
+                    await asyncio.sleep(_GATHER_S)
+                while self._due:
+                    await self._batches.acquire()
+                    batch = self._due[: self._jobs_per_batch]
+                    del self._due[: self._jobs_per_batch]
+                    self._spawn(self._prepare_batch(batch))
+            await self._drain()
+        finally:
+            stop.cancel()
+
+    def _release(self, key: tuple[int, int, int]) -> None:
+        job, _ = self._held.pop(key)
+        self._metrics.gauge("paceline_held_jobs").set(len(self._held))
+        self._in_hand.add(key)
+        self._due.append(job)
+        self._wake.set()
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _drain(self) -> None:
+        while self._held or self._due or self._tasks:
+            for job, timer in self._held.values():
+                timer.cancel()
+                self._in_hand.add(job.key)
+                self._due.append(job)
+            self._held.clear()
+            for job in self._due:
+                self._spawn(self._give_back(job, "sender_stopping"))
+            self._due.clear()
+            if self._tasks:
+                await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+
+    # ---- a batch
+
+    async def _prepare_batch(self, batch: Sequence[Job]) -> None:
+        begun: set[tuple[int, int, int]] = set()
+        try:
+            by_key = {job.key: job for job in batch}
+            # Without rows the leases have run out: the scheduler takes the jobs back. A job
+            # without a row has moved on since: cancelled, suspended, or somebody else's.
+            rows = await self._load(batch)
+            found = [(by_key[row.workspace_id, row.job_id, row.fence], row) for row in rows]
+            if found:
+                begun = await self._build_and_send(found)
+        except Exception as error:  # noqa: BLE001 - one batch's bug must not stop the others
+            log.error("batch dropped", count=len(batch), **telemetry.describe_error(error))
+        finally:
+            self._in_hand -= {job.key for job in batch} - begun
+            self._batches.release()
+
+    async def _load(self, batch: Sequence[Job]) -> Sequence[Row[Any]]:
+        last = max(job.not_after for job in batch)
+        while True:
+            try:
+                async with self._db.transaction(job.workspace_id for job in batch) as tx:
+                    asked = self._clock.monotonic()
+                    result = await tx.execute(
+                        self._queries["load_jobs"],
+                        {
+                            "workspaces": [job.workspace_id for job in batch],
+                            "jobs": [job.job_id for job in batch],
+                            "fences": [job.fence for job in batch],
+                        },
+                    )
+                    answered = self._clock.monotonic()
+                    rows = result.all()
+            except Exception as error:
+                if classify(error) is not Fault.DEPENDENCY:
+                    raise
+                log.warning("load failed", count=len(batch), **telemetry.describe_error(error))
+                if self._clock.now() > last:
+                    return ()
+                await asyncio.sleep(_RETRY_S)
+            else:
+                if rows:
+                    self._submitter.postgres_clock.learn(
+                        ClockReading(rows[0].db_now, asked, answered)
+                    )
+                return rows
+
+    async def _build_and_send(
+        self, found: Sequence[tuple[Job, Row[Any]]]
+    ) -> set[tuple[int, int, int]]:
+        """Start one task per job, which ends with letting go of it; return the jobs' keys."""
+        begun = {job.key for job, _ in found}
+        try:
+            macs = await self._macs([job for job, _ in found])
+            credentials = await self._credentials([row for _, row in found])
+        except KeyServiceError as error:
+            log.warning("key service failed", **telemetry.describe_error(error))
+            for job, _ in found:
+                self._spawn(
+                    self._give_back(
+                        job, "key_service_unavailable", self._clock.now() + _KEYS_AWAY_HOLD
+                    )
+                )
+            return begun
+        for job, row in found:
+            job_mac, unsubscribe_mac = macs[job.key]
+            credential = credentials[row.workspace_id, row.mailbox_id]
+            self._spawn(self._prepare(job, row, job_mac, unsubscribe_mac, credential))
+        return begun
+
+    async def _macs(self, jobs: Sequence[Job]) -> dict[tuple[int, int, int], tuple[str, str]]:
+        inputs = [message.job_mac_input(job.workspace, job.public_id) for job in jobs]
+        inputs += [message.unsubscribe_mac_input(job.workspace, job.public_id) for job in jobs]
+        macs = await self._keys.mac(inputs)
+        count = len(jobs)
+        return {job.key: (macs[n], macs[n + count]) for n, job in enumerate(jobs)}
+
+    async def _credentials(
+        self, rows: Sequence[Row[Any]]
+    ) -> dict[tuple[int, int], str | SealBroken | None]:
+        """Return each mailbox's password; None without a mailbox, the error if it is broken."""
+        sealed = {(row.workspace_id, row.mailbox_id): row.credential for row in rows}
+
+        async def opened(mailbox: tuple[int, int], value: bytes | None) -> str | SealBroken | None:
+            if value is None:
+                return None
+            workspace_id, mailbox_id = mailbox
+            try:
+                plain = await self._keys.open(
+                    "send", workspace_id, bytes(value), table="mailbox", row=mailbox_id
+                )
+                return str(json.loads(plain)["password"])
+            except (ValueError, KeyError):
+                return SealBroken("the credential is not what the sender knows")
+            except SealBroken as error:
+                return error
+
+        passwords = await asyncio.gather(*(opened(*item) for item in sealed.items()))
+        return dict(zip(sealed, passwords, strict=True))
+
+    # ---- one job
+
+    async def _prepare(
+        self,
+        job: Job,
+        row: Row[Any],
+        job_mac: str,
+        unsubscribe_mac: str,
+        credential: str | SealBroken | None,
+    ) -> None:
+        job = replace(
+            job, enrollment_id=row.enrollment_id, campaign_id=row.campaign_id, step=row.step
+        )
+        try:
+            if row.from_email is None or credential is None or not row.is_active:
+                retry_at = self._clock.now() + _MAILBOX_AWAY_HOLD
+                await self._give_back(job, "mailbox_not_available", retry_at)
+                return
+            if isinstance(credential, SealBroken):
+                await self._hold_mailbox(job, row)
+                return
+            try:
+                built = build(job, row, job_mac, unsubscribe_mac, self._public_url)
+            except MissingVariable as gap:
+                await self._fail(job, row, "missing_variable", f"missing variable: {gap.name}")
+                return
+            except TemplateError as error:
+                await self._fail(job, row, "template_error", str(error))
+                return
+            except InvalidMessage as error:
+                await self._fail(job, row, error.reason, str(error))
+                return
+            await self._connect_and_submit(built, credential)
+        except Exception as error:  # noqa: BLE001 - one job's bug must not stop the others
+            log.error(
+                "job dropped",
+                job=job.public_id,
+                mailbox=job.mailbox,
+                **telemetry.describe_error(error),
+            )
+        finally:
+            self._in_hand.discard(job.key)
+
+    async def _connect_and_submit(self, built: _Built, password: str) -> None:
+        job, row = built.job, built.row
+        account = Account(row.from_email, row.smtp, password)
+        session = await self._transport.open(account)
+        if isinstance(session, Answer):
+            await self._submitter.connection_failed(job, session, built.history, row.provider)
+            return
+        self._submitter.connected(job)
+        try:
+            await self._submitter.submit(
+                Ready(
+                    job=job,
+                    session=session,
+                    provider=row.provider,
+                    envelope_from=row.from_email,
+                    recipient=row.to_email,
+                    message_id=built.message_id,
+                    subject=built.subject,
+                    references=built.references,
+                    data=built.data,
+                    history=built.history,
+                )
+            )
+        finally:
+            await session.close()
+
+    async def _fail(self, job: Job, row: Row[Any], reason: str, detail: str) -> None:
+        log.info("job failed", job=job.public_id, reason_code=reason)
+        await self._submitter.report(
+            Report(
+                job=job,
+                outcome="failed",
+                reason=reason,
+                claimed=False,
+                provider=row.provider or "",
+                text=detail,
+            )
+        )
+
+    async def _hold_mailbox(self, job: Job, row: Row[Any]) -> None:
+        await self._submitter.report(
+            Report(
+                job=job,
+                outcome="unsent",
+                reason="credential_unreadable",
+                claimed=False,
+                provider=row.provider,
+                outcome_class="config",
+                hold=HoldRequest("credential_unreadable", None, REMEDIES["credential_unreadable"]),
+            )
+        )
+
+    async def _give_back(self, job: Job, reason: str, retry_at: datetime | None = None) -> None:
+        try:
+            await self._submitter.report(
+                Report(
+                    job=job,
+                    outcome="unsent",
+                    reason=reason,
+                    claimed=False,
+                    provider="",
+                    retry_at=retry_at,
+                )
+            )
+        finally:
+            self._in_hand.discard(job.key)
+
+
+def build(job: Job, row: Row[Any], job_mac: str, unsubscribe_mac: str, public_url: str) -> _Built:
+    """Render and build the message of one loaded job.
+
+    Raises `MissingVariable`, `TemplateError` and `InvalidMessage`.
+    """
+    workspace, public_id = job.workspace, job.public_id
+    https, mailto = message.unsubscribe_links(
+        public_url, row.from_email, workspace, public_id, unsubscribe_mac
+    )
+    if row.text_template is None and row.html_template is None:
+        raise TemplateError("the campaign has no such step any more")
+    rendered = render.render(
+        Sources(row.subject, row.text_template, row.html_template),
+        render.variables(
+            {name: getattr(row, name) for name in ("first_name", "last_name", "company")}
+            | {"email": row.to_email},
+            row.fields or {},
+            sender_name=row.display_name,
+            sender_email=row.from_email,
+            unsubscribe_url=https,
+        ),
+    )
+    sent = [SentMessage(message_id, subject) for message_id, subject in row.sent]
+    thread = conversation.thread(sent)
+    subject = message.clean_header_text(conversation.subject(rendered.subject, sent))
+    message_id = row.message_id or conversation.message_id(public_id, workspace, row.domain)
+    zone = ZoneInfo(row.timezone) if row.timezone else UTC
+    data = message.build(
+        Parts(
+            from_name=row.display_name,
+            from_email=row.from_email,
+            reply_to=row.reply_to,
+            to_email=row.to_email,
+            subject=subject,
+            text=rendered.text,
+            html=rendered.html,
+            message_id=message_id,
+            date=job.slot_at.astimezone(zone),
+            thread=thread,
+            job_token=message.job_token(workspace, public_id, job_mac),
+            unsubscribe_url=https,
+            unsubscribe_mailto=mailto,
+        )
+    )
+    return _Built(
+        job=job,
+        row=row,
+        message_id=message_id,
+        subject=subject,
+        references=thread.references,
+        data=data,
+        history=History(row.deferrals, row.first_deferred_at),
+    )

@@ -1,0 +1,29 @@
+"""The sender's settings."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from paceline_common.settings import ServiceSettings
+
+
+class SenderSettings(ServiceSettings):
+    """What the sender needs beyond `ServiceSettings`.
+
+    `public_url`: where unsubscribe links lead. `host_allowlist`: comma list of
+    CIDRs and host names that may be non-public. `tls_ca_file`: one more CA to trust.
+    """
+
+    public_url: str
+    host_allowlist: str = ""
+    tls_ca_file: Path | None = None
+
+    # A connection is opened at most this long before its slot: servers drop idle ones.
+    prepare_ahead_s: float = Field(default=10.0, gt=0)
+    jobs_per_batch: int = Field(default=500, ge=1)
+    # RFC 5321 §4.5.3.2: 10 min after the final dot, less before it; past their sum
+    # no submission can be under way.
+    submission_limit_s: float = Field(default=1500.0, ge=600)
+    beat_s: float = Field(default=2.0, gt=0)
+    dead_after_s: float = Field(default=15.0, gt=0)
+    reconcile_s: float = Field(default=5.0, gt=0)

@@ -1,0 +1,521 @@
+"""Claim → provider → outcome: the only module that owns two transactions.
+
+The claim commits before MAIL FROM; the outcome, the scheduler's verdict and
+the events commit together after the answer. Between the two lies the only
+window in which a crash leaves a job in doubt.
+"""
+
+import asyncio
+import itertools
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from paceline_common import events, failpoints, telemetry, topics
+from paceline_common.clock import Clock
+from paceline_common.db.outbox import Outbox, Outgoing
+from paceline_common.db.session import Database
+from paceline_common.db.sql import Queries
+from paceline_common.kafka.quarantine import Fault, classify
+from paceline_common.telemetry import Metrics
+from paceline_sender.batch import Batcher
+from paceline_sender.domain.outcome import (
+    REMEDIES,
+    Answer,
+    Decision,
+    History,
+    Hold,
+    decide,
+    trim,
+)
+from paceline_sender.domain.schedule import ClockReading, PostgresClock
+from paceline_sender.job import HoldRequest, Job, Ready, Report
+
+FAILPOINTS: Final = frozenset(
+    {
+        "sender.before_claim",
+        "sender.after_claim",
+        "sender.after_mail_from",
+        "sender.after_final_dot",
+        "sender.before_outcome",
+        "sender.after_outcome",
+    }
+)
+
+_LINGER_S: Final = 0.002
+# The event loop's timers have a grain of 1 ms: the last stretch is spent turning it over.
+_SPIN_S: Final = 0.0015
+_RETRY_S: Final = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0)
+_BUG_TRIES: Final = 5
+# Refusals that mean the lease is somebody else's by now: there is nothing to give back.
+_GONE: Final = frozenset({"stale_fence", "not_reserved", "unknown"})
+
+log = telemetry.logger("sender.submit")
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    claimed: bool
+    reason: str
+    reading: ClockReading
+    message_id: str | None
+
+
+class Submitter:
+    """Takes ready messages to their end. One per process."""
+
+    def __init__(
+        self,
+        db: Database,
+        outbox: Outbox,
+        clock: Clock,
+        metrics: Metrics,
+        rng: random.Random,
+        *,
+        stopping: asyncio.Event,
+        instance_id: str,
+        jobs_per_batch: int,
+    ) -> None:
+        self._db = db
+        self._outbox = outbox
+        self._clock = clock
+        self._metrics = metrics
+        self._rng = rng
+        self._instance_id = instance_id
+        self._queries = Queries("paceline_sender")
+        self._claims = Batcher(self._claim, linger_s=_LINGER_S, limit=jobs_per_batch, lanes=2)
+        self._reports = Batcher(self._finish, linger_s=_LINGER_S, limit=jobs_per_batch, lanes=2)
+        self._connect_failures: dict[tuple[int, int], int] = {}
+        self.postgres_clock = PostgresClock()
+        self.stopping = stopping
+
+    # ---- one message
+
+    async def submit(self, ready: Ready) -> None:
+        """Wait for the slot, claim, submit, record. The caller closes the session.
+
+        Once claimed it goes on to its end even while the process is stopping;
+        before that, stopping gives the job back.
+        """
+        verdict = await self._claimed(ready)
+        if verdict is None:
+            return
+        failpoints.hit("sender.after_claim")
+        await self._until(verdict.reading.reached(ready.job.slot_at))
+        answer = await ready.session.submit(
+            ready.envelope_from,
+            ready.recipient,
+            ready.data,
+            before_mail_from=lambda: self._may_leave(ready.job, verdict.reading),
+        )
+        failpoints.hit("sender.before_outcome")
+        await self.conclude(ready.job, answer, ready.history, ready.provider, ready.message_id)
+        failpoints.hit("sender.after_outcome")
+
+    async def conclude(
+        self,
+        job: Job,
+        answer: Answer,
+        history: History,
+        provider: str,
+        message_id: str | None,
+    ) -> None:
+        """Decide what `answer` to a claimed job means, and record it."""
+        decision = decide(answer, history, self._clock.now(), self._rng)
+        await self.report(self._report(job, answer, decision, provider, message_id, claimed=True))
+
+    async def connection_failed(
+        self, job: Job, answer: Answer, history: History, provider: str
+    ) -> None:
+        """Give an unclaimed job back because its mailbox could not be reached or signed in to."""
+        mailbox = (job.workspace_id, job.mailbox_id)
+        failures = self._connect_failures.get(mailbox, 0)
+        history = History(history.deferrals, history.first_deferred_at, failures)
+        decision = decide(answer, history, self._clock.now(), self._rng)
+        # A hold starts the count anew.
+        self._connect_failures[mailbox] = 0 if decision.hold else failures + 1
+        await self.report(self._report(job, answer, decision, provider, None, claimed=False))
+
+    def connected(self, job: Job) -> None:
+        """Note that the job's mailbox could be signed in to."""
+        self._connect_failures.pop((job.workspace_id, job.mailbox_id), None)
+
+    async def report(self, report: Report) -> None:
+        """Record what became of a try; returns when it is committed, however long that takes."""
+        await self._reports.put(report)
+        self._metrics.counter("paceline_sends_total").labels(
+            report.outcome, report.outcome_class or ""
+        ).inc()
+
+    # ---- before MAIL FROM
+
+    async def _claimed(self, ready: Ready) -> _Verdict | None:
+        job = ready.job
+        while True:
+            if not await self._until_claim(job):
+                await self.report(_given_back(ready, "sender_stopping"))
+                return None
+            failpoints.hit("sender.before_claim")
+            try:
+                verdict = await self._claims.put(ready)
+            except Exception as error:  # noqa: BLE001 - whatever it was, the claim may have committed
+                log.warning("claim failed", **_about(job), **telemetry.describe_error(error))
+                await self.report(_given_back(ready, "claim_failed", claimed=True))
+                return None
+            if verdict.claimed:
+                if verdict.message_id == ready.message_id:
+                    return verdict
+                # Another attempt fixed another Message-ID after this one was loaded.
+                await self.report(_given_back(ready, "message_id_changed", claimed=True))
+                return None
+            self._metrics.counter("paceline_claims_refused_total").labels(
+                verdict.reason.partition(":")[0]
+            ).inc()
+            if verdict.reason == "too_early":
+                # The estimate was wrong; the refusal has just corrected it.
+                self.postgres_clock.forget()
+                self.postgres_clock.learn(verdict.reading)
+                continue
+            log.info("claim refused", reason_code=verdict.reason, **_about(job))
+            if verdict.reason not in _GONE:
+                await self.report(_refused(ready, verdict.reason))
+            return None
+
+    async def _until_claim(self, job: Job) -> bool:
+        """Return True when it is time to claim, False when the process stops before."""
+        now = self._clock.monotonic()
+        fallback = ClockReading(self._clock.now(), now, now)
+        at = self.postgres_clock.claim_from(job.slot_at, fallback)
+        wait_s = at - self._clock.monotonic()
+        if self.stopping.is_set():
+            return False
+        if wait_s > 0:
+            try:
+                await asyncio.wait_for(self.stopping.wait(), wait_s)
+            except TimeoutError:
+                return True
+            return False
+        return True
+
+    async def _until(self, at: float) -> None:
+        left = at - self._clock.monotonic()
+        if left > _SPIN_S:
+            await asyncio.sleep(left - _SPIN_S)
+        while self._clock.monotonic() < at:  # noqa: ASYNC110 - time is no event
+            await asyncio.sleep(0)
+
+    def _may_leave(self, job: Job, reading: ClockReading) -> bool:
+        now = self._clock.monotonic()
+        late = now - reading.reached(job.slot_at)
+        if late < 0 or reading.latest(now) > job.not_after:
+            return False
+        self._metrics.histogram("paceline_slot_lateness_seconds").observe(late)
+        return True
+
+    async def _claim(self, batch: Sequence[Ready]) -> list[_Verdict]:
+        jobs = [ready.job for ready in batch]
+        async with self._db.transaction(job.workspace_id for job in jobs) as tx:
+            asked = self._clock.monotonic()
+            rows = await tx.execute(
+                self._queries["claim_sends"],
+                {
+                    "workspaces": [job.workspace_id for job in jobs],
+                    "jobs": [job.job_id for job in jobs],
+                    "fences": [job.fence for job in jobs],
+                    "enrollments": [job.enrollment_id for job in jobs],
+                    "campaigns": [job.campaign_id for job in jobs],
+                    "steps": [job.step for job in jobs],
+                    "mailboxes": [job.mailbox_id for job in jobs],
+                    "providers": [ready.provider for ready in batch],
+                    "not_afters": [job.not_after for job in jobs],
+                    "message_ids": [ready.message_id for ready in batch],
+                    "subjects": [ready.subject for ready in batch],
+                    "references": [_json_list(ready.references) for ready in batch],
+                    "instance": self._instance_id,
+                },
+            )
+            answered = self._clock.monotonic()
+            verdicts = {
+                (row.workspace_id, row.job_id): _Verdict(
+                    row.claimed,
+                    row.reason or "",
+                    ClockReading(row.db_now, asked, answered),
+                    row.message_id,
+                )
+                for row in rows
+            }
+        for verdict in verdicts.values():
+            self.postgres_clock.learn(verdict.reading)
+            break
+        return [verdicts[job.workspace_id, job.job_id] for job in jobs]
+
+    # ---- after the answer
+
+    def _report(
+        self,
+        job: Job,
+        answer: Answer,
+        decision: Decision,
+        provider: str,
+        message_id: str | None,
+        *,
+        claimed: bool,
+    ) -> Report:
+        text = trim(answer.text)
+        return Report(
+            job=job,
+            outcome=decision.outcome,
+            reason=decision.reason,
+            claimed=claimed,
+            provider=provider,
+            message_id=message_id,
+            outcome_class=decision.outcome_class,
+            retry_at=decision.retry_at,
+            code=answer.code,
+            status=answer.status,
+            text=text,
+            provider_message_id=answer.provider_message_id,
+            at=self._clock.now(),
+            hold=_hold(decision.hold, text),
+        )
+
+    async def _finish(self, batch: Sequence[Report]) -> list[None]:
+        for attempt in itertools.count():
+            try:
+                await self._record(batch)
+            except Exception as error:  # noqa: BLE001 - an answer must not be lost to any of them
+                about = {"count": len(batch), **telemetry.describe_error(error)}
+                if classify(error) is not Fault.DEPENDENCY:
+                    if len(batch) > 1:
+                        await asyncio.gather(*(self._finish([report]) for report in batch))
+                        break
+                    if attempt >= _BUG_TRIES:
+                        # Its attempt stays open: the reconciler names it in doubt.
+                        log.error("outcome given up", **about, **_about(batch[0].job))
+                        break
+                log.warning("outcome not recorded yet", attempt=attempt + 1, **about)
+                await asyncio.sleep(_RETRY_S[min(attempt, len(_RETRY_S) - 1)])
+            else:
+                break
+        return [None] * len(batch)
+
+    async def _record(self, batch: Sequence[Report]) -> None:
+        jobs = [report.job for report in batch]
+        async with self._db.transaction(job.workspace_id for job in jobs) as tx:
+            # Gates before jobs: the order in which every transaction locks them.
+            outgoing: list[Outgoing] = []
+            for report in sorted(batch, key=lambda one: (one.job.workspace_id, one.job.mailbox_id)):
+                if report.hold is not None:
+                    outgoing += await self._suspend(tx, report, report.hold)
+            applied = await self._tell_scheduler(tx, batch)
+            await tx.execute(
+                self._queries["record_outcomes"],
+                {
+                    "workspaces": [job.workspace_id for job in jobs],
+                    "jobs": [job.job_id for job in jobs],
+                    "fences": [job.fence for job in jobs],
+                    "claimed": [report.claimed for report in batch],
+                    "enrollments": [job.enrollment_id for job in jobs],
+                    "campaigns": [job.campaign_id for job in jobs],
+                    "steps": [job.step for job in jobs],
+                    "mailboxes": [job.mailbox_id for job in jobs],
+                    "providers": [report.provider for report in batch],
+                    "outcomes": [report.outcome for report in batch],
+                    "classes": [report.outcome_class for report in batch],
+                    "reasons": [report.reason for report in batch],
+                    "codes": [report.code for report in batch],
+                    "statuses": [report.status for report in batch],
+                    "texts": [report.text for report in batch],
+                    "provider_message_ids": [report.provider_message_id for report in batch],
+                    "sent_ats": [report.at for report in batch],
+                },
+            )
+            for report in batch:
+                if report.job.key in applied:
+                    outgoing += facts(report, self._clock.now())
+            await self._outbox.add(tx, outgoing)
+
+    async def _tell_scheduler(
+        self, tx: AsyncConnection, batch: Sequence[Report]
+    ) -> set[tuple[int, int, int]]:
+        jobs = [report.job for report in batch]
+        rows = await tx.execute(
+            self._queries["finish_sends"],
+            {
+                "workspaces": [job.workspace_id for job in jobs],
+                "jobs": [job.job_id for job in jobs],
+                "fences": [job.fence for job in jobs],
+                # A refused claim left the job reserved: it goes back like any unsent one.
+                "outcomes": [
+                    "unsent" if report.outcome == "refused" else report.outcome for report in batch
+                ],
+                "reasons": [report.reason for report in batch],
+                "retry_ats": [report.retry_at for report in batch],
+            },
+        )
+        done = {(row.workspace_id, row.job_id) for row in rows if row.applied}
+        return {job.key for job in jobs if (job.workspace_id, job.job_id) in done}
+
+    async def _suspend(
+        self, tx: AsyncConnection, report: Report, hold: HoldRequest
+    ) -> list[Outgoing]:
+        job = report.job
+        # The scheduler writes the audit record of its gates itself.
+        await tx.execute(
+            self._queries["suspend"],
+            {
+                "workspace": job.workspace_id,
+                "mailbox": job.mailbox_id,
+                "reason": hold.reason,
+                "until": hold.until,
+                "detail": hold.detail,
+            },
+        )
+        now = self._clock.now()
+        log.warning("mailbox suspended", reason_code=hold.reason, **_about(job))
+        return [
+            Outgoing(
+                topic=topics.ISSUE_RAISED,
+                key=job.mailbox,
+                subject=job.mailbox,
+                body=events.IssueRaised(
+                    workspace_id=job.workspace,
+                    subject=job.mailbox,
+                    code=hold.reason,
+                    severity="warning" if hold.until else "error",
+                    # The server's words may quote an address; they stay in the suspension.
+                    detail=REMEDIES[hold.reason],
+                    raised_at=now,
+                ),
+                traceparent=job.traceparent,
+            ),
+        ]
+
+
+def facts(report: Report, now: datetime) -> list[Outgoing]:
+    """Return the events that an applied report is: ids and codes only."""
+    job = report.job
+    about = {
+        "workspace_id": job.workspace,
+        "job_id": job.public_id,
+        "mailbox_id": job.mailbox,
+        "enrollment_id": job.enrollment,
+        "campaign_id": job.campaign,
+        "step": job.step,
+    }
+    at = report.at or now
+    topic: topics.Topic
+    body: events.Event
+    match report.outcome:
+        case "accepted":
+            topic = topics.SENT
+            body = events.Sent(
+                **about,  # type: ignore[arg-type]
+                message_id=report.message_id or "",
+                provider=report.provider,
+                sent_at=at,
+                provider_message_id=report.provider_message_id,
+            )
+        case "deferred" | "unsent" | "refused":
+            known = report.outcome_class in ("soft", "limit", "auth", "config", "block")
+            topic = topics.SEND_DEFERRED
+            body = events.SendDeferred(
+                **about,  # type: ignore[arg-type]
+                outcome_class=report.outcome_class if known else "unsent",  # type: ignore[arg-type]
+                submitted=report.outcome == "deferred",
+                retry_at=report.retry_at,
+                status=report.status,
+            )
+        case "rejected":
+            topic = topics.SEND_REJECTED
+            body = events.SendRejected(
+                **about,  # type: ignore[arg-type]
+                outcome_class=report.outcome_class or "soft",  # type: ignore[arg-type]
+                rejected_at=at,
+                code=report.code,
+                status=report.status,
+            )
+        case "in_doubt":
+            topic = topics.SEND_IN_DOUBT
+            body = events.SendInDoubt(
+                **about,  # type: ignore[arg-type]
+                message_id=report.message_id or "",
+                since=at,
+            )
+        case "failed":
+            # The scheduler ends the enrollment and says so itself.
+            return []
+    outgoing = [
+        Outgoing(
+            topic=topic,
+            key=job.enrollment or job.public_id,
+            subject=job.public_id,
+            body=body,
+            traceparent=job.traceparent,
+        )
+    ]
+    if report.outcome == "in_doubt":
+        outgoing.append(
+            Outgoing(
+                topic=topics.ISSUE_RAISED,
+                key=job.public_id,
+                subject=job.public_id,
+                body=events.IssueRaised(
+                    workspace_id=job.workspace,
+                    subject=job.public_id,
+                    code="send_in_doubt",
+                    severity="error",
+                    detail="Nobody knows whether the server took the message;"
+                    " it is not tried again until a person settles it.",
+                    raised_at=now,
+                ),
+                traceparent=job.traceparent,
+            )
+        )
+    return outgoing
+
+
+def _given_back(ready: Ready, reason: str, *, claimed: bool = False) -> Report:
+    return Report(
+        job=ready.job,
+        outcome="unsent",
+        reason=reason,
+        claimed=claimed,
+        provider=ready.provider,
+        message_id=ready.message_id,
+    )
+
+
+def _refused(ready: Ready, reason: str) -> Report:
+    return Report(
+        job=ready.job,
+        outcome="refused",
+        reason=reason,
+        claimed=False,
+        provider=ready.provider,
+        message_id=ready.message_id,
+    )
+
+
+def _hold(hold: Hold | None, text: str | None) -> HoldRequest | None:
+    if hold is None:
+        return None
+    return HoldRequest(hold.reason, hold.until, text or REMEDIES[hold.reason])
+
+
+def _json_list(items: Sequence[str]) -> str:
+    return json.dumps(list(items))
+
+
+def _about(job: Job) -> dict[str, str | int]:
+    return {
+        "workspace": job.workspace,
+        "job": job.public_id,
+        "mailbox": job.mailbox,
+        "fence": job.fence,
+    }
