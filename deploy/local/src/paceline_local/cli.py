@@ -2,6 +2,9 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
 from dataclasses import asdict
 from typing import Annotated, Final
@@ -9,8 +12,11 @@ from typing import Annotated, Final
 import typer
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
+from paceline_local import vaultbuild
+from paceline_local.parts.base import PartFailed
 from paceline_local.parts.keys import Kind
 from paceline_local.stack import Stack, StackFailed
 
@@ -62,19 +68,27 @@ def up(
     services: Annotated[bool, typer.Option(help="Start the six services too.")] = True,
 ) -> None:
     """Start what does not run yet, and wait until everything is ready."""
-    stack = Stack()
+    _up(Stack(), keys=keys, services=services)
+
+
+def _up(stack: Stack, *, keys: Kind | None, services: bool) -> None:
     try:
         with Progress(_out) as progress:
             stack.up(keys=keys, services=services, report=progress)
     except StackFailed as failed:
         for failure in failed.failures:
-            _out.print(f"\n[red]{failure.part}[/]: {failure.reason}")
-            for line in failure.tail:
-                _out.print(f"    {line}", markup=False, highlight=False)
-            log = stack.processes.log_path(failure.part)
-            _out.print(f"  log: {log}" if log.exists() else "")
-            _out.print(f"  what to do: {failure.remedy}")
+            _explain(stack, failure)
         raise typer.Exit(1) from failed
+
+
+def _explain(stack: Stack, failure: PartFailed) -> None:
+    _out.print(f"\n[red]{failure.part}[/]: {escape(failure.reason)}", soft_wrap=True)
+    for line in failure.tail:
+        _out.print(f"    {line}", markup=False, highlight=False, soft_wrap=True)
+    log = stack.processes.log_path(failure.process)
+    if log.exists():
+        _out.print(f"  log: {log}", soft_wrap=True)
+    _out.print(f"  what to do: {escape(failure.remedy)}", soft_wrap=True)
 
 
 @app.command()
@@ -122,6 +136,69 @@ def logs(
         raise typer.Exit(1)
     flags = ["-n", "200", "-F"] if follow else ["-n", "+1"]
     os.execvp("tail", ["tail", *flags, str(path)])  # noqa: S606 - this process becomes tail
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def run(
+    command: Annotated[list[str], typer.Argument(help="What to run, after `--`.")],
+    *,
+    keys: Annotated[Kind | None, typer.Option(help="Key service.")] = None,
+    services: Annotated[bool, typer.Option(help="Start the six services too.")] = False,
+) -> None:
+    """Run a command with the stack up; afterwards end the stack unless it ran before."""
+    stack = Stack()
+    before = any(stack.processes.find(name) for name in stack.processes.recorded())
+    try:
+        _up(stack, keys=keys, services=services)
+        code = subprocess.run(command, check=False).returncode
+    finally:
+        if not before:
+            stack.down()
+    raise typer.Exit(code)
+
+
+@app.command()
+def restart(
+    part: Annotated[str, typer.Argument(help="A service or a part of the stack.")],
+) -> None:
+    """End one part and start it again (after a change of its code, say)."""
+    stack = Stack()
+    stack.stop(part)
+    try:
+        stack.start(part)
+    except PartFailed as failure:
+        _explain(stack, failure)
+        raise typer.Exit(1) from failure
+
+
+@app.command()
+def reset(
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """End the stack and delete its data, secrets and logs; downloads stay cached."""
+    stack = Stack()
+    yes or typer.confirm(f"Delete {stack.layout.run} and {stack.layout.state}?", abort=True)
+    stack.down()
+    stack.erase()
+
+
+@app.command()
+def vault() -> None:
+    """Build the real Vault into the per-user cache, unless there is one."""
+    # `make test` ends a build that nobody waits for: the exception ends the compiler too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    stack = Stack()
+    try:
+        with Progress(_out) as progress:
+            binary = vaultbuild.ensure(
+                stack.processes.log_path("vault-build"),
+                lambda line: progress("vault", "working", line),
+            )
+            progress("vault", "ready", str(binary))
+    except PartFailed as failure:
+        _explain(stack, failure)
+        raise typer.Exit(1) from failure
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """The stack: its parts in order, started, checked and ended as one."""
 
 import fcntl
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -127,6 +128,17 @@ class Stack:
         """Send a signal to a process of the stack; raise `ProcessLookupError` when none runs."""
         if not self.processes.send(service, signum):
             raise ProcessLookupError(f"{service} does not run")
+
+    def erase(self) -> None:
+        """Delete data, secrets, logs and ports; the stack must be down."""
+        running = [name for name in self.processes.recorded() if self.processes.find(name)]
+        if running:
+            raise RuntimeError(f"still running: {', '.join(running)}")
+        for folder in (self.layout.state, self.layout.secrets, self.layout.log, self.layout.pids):
+            shutil.rmtree(folder)
+        shutil.rmtree(self.layout.run / "tls", ignore_errors=True)
+        self.layout.ports_file.unlink(missing_ok=True)
+        self.layout.create()
 
     def status(self) -> list[Row]:
         """Return one row per process, running or not."""

@@ -15,11 +15,22 @@ Say = Callable[[str], None]
 
 
 class PartFailed(Exception):
-    """A part did not start: which one, why, the last lines of its log, and what to do."""
+    """A part did not start: which one, why, the last lines of its log, and what to do.
 
-    def __init__(self, part: str, reason: str, remedy: str, tail: list[str] | None = None) -> None:
+    `process` names the log when the part has several.
+    """
+
+    def __init__(
+        self,
+        part: str,
+        reason: str,
+        remedy: str,
+        tail: list[str] | None = None,
+        process: str | None = None,
+    ) -> None:
         super().__init__(f"{part}: {reason}")
         self.part = part
+        self.process = process or part
         self.reason = reason
         self.remedy = remedy
         self.tail = tail or []
@@ -85,4 +96,4 @@ def await_ready(
     if ended or not answered:
         reason = "ended while starting" if ended else f"did not answer within {seconds:.0f} s"
         tail = site.processes.tail(process)
-        raise PartFailed(part, f"{process} {reason}", remedy, tail)
+        raise PartFailed(part, f"{process} {reason}", remedy, tail, process)

@@ -126,6 +126,7 @@ def dovecot(home: Path, tls: Path, ports: Mapping[str, int], account: str) -> st
 base_dir = {home}/dovecot/run
 state_dir = {home}/dovecot/state
 log_path = /dev/stderr
+hostname = mx.{RECIPIENT_DOMAIN}
 protocols = imap lmtp
 listen = {LOOPBACK}
 disable_plaintext_auth = no

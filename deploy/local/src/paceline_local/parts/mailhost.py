@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import os
 import pwd
 import re
 import secrets
@@ -237,6 +238,10 @@ class MailHost:
         temporary = entry.with_suffix(".new")
         temporary.write_text(line)
         temporary.chmod(0o644)
+        if entry.exists():
+            # Dovecot compares whole seconds and the size, and the size stays.
+            newer = max(time.time(), entry.stat().st_mtime + 1)
+            os.utime(temporary, (newer, newer))
         temporary.replace(entry)
 
     def _write_script(self, user: User) -> None:

@@ -1,0 +1,78 @@
+# Paceline: `make help` lists what there is.
+
+BIN := .venv/bin
+STAMP := .venv/.setup
+MEMBERS := $(patsubst %/pyproject.toml,%,$(sort \
+	$(wildcard libs/*/pyproject.toml services/*/pyproject.toml) \
+	deploy/local/pyproject.toml demo/pyproject.toml))
+PROJECTS := $(MEMBERS:%=%/pyproject.toml)
+LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-annotate -q $(foreach p,common providers gateway scheduler sender bounce reply audit \
+	local demo,--no-emit-package paceline-$(p)) $(PROJECTS)
+
+# Handed on to the demo and the stack when set: KEEP=1 KILL=sender KEYS=vault SVC=sender
+KEEP ?=
+KILL ?=
+KEYS ?=
+SVC ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-unit lint fmt lock up down status logs bench docs vault
+
+help: ## List every target
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## Make .venv with pinned requirements (no-op while nothing changed)
+
+$(STAMP): requirements/bootstrap.txt requirements/dev.txt $(PROJECTS)
+	@deploy/local/setup $(MEMBERS)
+	@touch $@
+
+demo: setup ## One campaign through the whole house, checked (KEEP=1, KILL=<service>, KEYS=vault)
+	@$(BIN)/paceline-demo run $(if $(KEEP),--keep) $(if $(KILL),--kill $(KILL)) $(if $(KEYS),--keys $(KEYS))
+
+test: setup ## Lint and every test, on the real parts and the real Vault
+	@$(BIN)/paceline-local vault & vault=$$!; \
+	trap 'kill $$vault 2>/dev/null || true' EXIT; \
+	$(MAKE) --no-print-directory lint test-unit && wait $$vault && \
+	$(BIN)/paceline-local run --keys vault -- $(BIN)/pytest -q tests --ignore=tests/unit
+
+test-unit: setup ## Unit tests: no services needed
+	@$(BIN)/pytest -q tests/unit
+
+lint: setup ## ruff, mypy, import-linter, deptry
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy $(MEMBERS:%=%/src)
+	@$(BIN)/lint-imports
+	@for member in $(MEMBERS); do (cd $$member && $(CURDIR)/$(BIN)/deptry src) || exit 1; done
+
+fmt: setup ## Format, and mend what ruff can mend
+	@$(BIN)/ruff check --fix-only -q .
+	@$(BIN)/ruff format .
+
+lock: ## Compile the requirements with hashes
+	@[ -x $(BIN)/uv ] || deploy/local/setup
+	@$(LOCK) -o requirements/runtime.txt
+	@$(LOCK) --group dev -c requirements/runtime.txt -o requirements/dev.txt
+
+up: setup ## Start the local stack (KEYS=vault for the real Vault)
+	@$(BIN)/paceline-local up $(if $(KEYS),--keys $(KEYS))
+
+down: setup ## End the local stack; data stays
+	@$(BIN)/paceline-local down
+
+status: setup ## Part, pid, port, version, ready
+	@$(BIN)/paceline-local status || true
+
+logs: setup ## Follow one log: make logs SVC=sender
+	@$(BIN)/paceline-local logs $(SVC) -f
+
+bench: setup ## Ratios against peers, into bench/results/latest.json
+	@$(BIN)/python -m bench
+
+docs: setup ## Regenerate the generated documents
+	@$(BIN)/python -m paceline_common.docs
+
+vault: setup ## Build the real Vault into the per-user cache (once, about 5 min)
+	@$(BIN)/paceline-local vault
