@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import ClassVar, Final, Literal
 
+import httpx
 import hvac
 import hvac.exceptions
-import requests
 from pydantic import SecretStr
 
 from paceline_common import grants, keys
@@ -81,7 +81,7 @@ class Keys:
         say("policies, logins, keys")
         try:
             self._provision()
-        except (hvac.exceptions.VaultError, requests.RequestException) as error:
+        except (hvac.exceptions.VaultError, OSError) as error:  # requests' errors are OSErrors
             tail = self._site.processes.tail(self.name)
             raise PartFailed(self.name, f"provisioning: {error}", "read the log", tail) from error
 
@@ -149,13 +149,13 @@ class Keys:
 
     def _health(self) -> dict[str, object]:
         try:
-            answer = requests.get(
+            answer = httpx.get(
                 f"{self.url()}/v1/sys/health",
                 params={"sealedcode": "200", "uninitcode": "200", "standbyok": "true"},
                 timeout=2,
             )
             body = answer.json()
-        except (requests.RequestException, ValueError):
+        except (httpx.HTTPError, ValueError):
             return {}
         return body if isinstance(body, dict) else {}
 
