@@ -1,0 +1,73 @@
+"""Reply's questions under `/internal`."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter
+from pydantic import Base64Bytes, BaseModel, Field
+
+from paceline_common import ids
+from paceline_common.http import Problem
+from paceline_common.keys import KeyServiceUnavailable, SealBroken
+from paceline_reply.probe import Prober
+from paceline_reply.sources.imap import Endpoint
+
+
+class Imap(BaseModel):
+    """Where a mailbox is read, and as whom."""
+
+    host: Annotated[str, Field(min_length=1, max_length=253)]
+    port: Annotated[int, Field(ge=1, le=65535)]
+    tls: Literal["implicit", "starttls", "none"]
+    username: Annotated[str, Field(min_length=1, max_length=320)]
+
+
+class ProbeRequest(BaseModel):
+    """A mailbox as it would be saved; `credential` is sealed for scope read."""
+
+    workspace_id: str
+    mailbox_id: str
+    email: str
+    imap: Imap
+    credential: Base64Bytes
+    # It goes into a search command: nothing that needs quoting.
+    token: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{8,64}$")]
+    wait_s: Annotated[float, Field(ge=0, le=120)]
+
+
+def router(prober: Prober) -> APIRouter:
+    """Return the routes."""
+    routes = APIRouter()
+
+    @routes.post("/probe")
+    async def probe(request: ProbeRequest) -> dict[str, Any]:
+        """Test the reading leg; 200 whatever the mailbox's server says."""
+        try:
+            workspace_id = ids.decode("ws", request.workspace_id)
+            mailbox_id = ids.decode("mbx", request.mailbox_id)
+        except ids.InvalidIdError as error:
+            raise Problem(422, "invalid_request", str(error)) from None
+        try:
+            finding = await prober.probe(
+                workspace_id=workspace_id,
+                mailbox_id=mailbox_id,
+                endpoint=Endpoint(**request.imap.model_dump()),
+                credential=request.credential,
+                token=request.token,
+                wait_s=request.wait_s,
+            )
+        except KeyServiceUnavailable:
+            raise Problem(
+                503, "key_service_unavailable", "The credential cannot be opened now; try again."
+            ) from None
+        except SealBroken:
+            raise Problem(
+                422, "credential_unreadable", "The credential is not sealed for this mailbox."
+            ) from None
+        return {
+            "ok": finding.ok,
+            "code": finding.code,
+            "message": finding.message,
+            "remedy": finding.remedy or None,
+        }
+
+    return routes

@@ -1,0 +1,1 @@
+"""Where inbound mail is read from: one module per protocol."""

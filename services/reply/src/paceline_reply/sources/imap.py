@@ -1,0 +1,344 @@
+"""One IMAP connection (RFC 3501, RFC 2177), as an asyncio program wants it.
+
+The protocol is imapclient's, in threads: every command takes a thread of a
+bounded pool for as long as it lasts, and waiting in IDLE takes none, because
+the event loop watches the socket. `docs/adr` says why it is not aioimaplib.
+"""
+
+import asyncio
+import contextlib
+import imaplib
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any, Final, Literal, TypeVar
+
+from imapclient import IMAPClient, SocketTimeout
+from imapclient.exceptions import IMAPClientError, LoginError
+
+T = TypeVar("T")
+
+# Enough for the headers and text of any answer and for a whole report on our own
+# messages; the rest of a large message is attachments.
+FETCH_BYTES: Final = 1_048_576
+FETCH_BATCH: Final = 20
+_CONNECT_S: Final = 10.0
+_READ_S: Final = 30.0
+# Response codes (RFC 5530) and words of a refusal that says "not now" of a good password.
+_NOT_NOW: Final = (
+    "[unavailable]", "[inuse]", "[limit]", "[serverbug]", "too many", "try again", "temporar",
+    "unavailable", "rate limit", "throttl",
+)  # fmt: skip
+
+Tls = Literal["implicit", "starttls", "none"]
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a mailbox is read, and as whom."""
+
+    host: str
+    port: int
+    tls: Tls
+    username: str
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The state of INBOX when it was opened; messages before `uid_next` were there already."""
+
+    uid_validity: int
+    uid_next: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A message: its first `FETCH_BYTES` bytes, when the server received it, its full size."""
+
+    uid: int
+    received_at: datetime
+    raw: bytes
+    size: int
+
+
+class ImapError(Exception):
+    """The mailbox cannot be read now.
+
+    `code` is one of `connect_refused`, `connect_timeout`, `tls_failed`,
+    `auth_failed`, `protocol_error`, `connection_lost`, or a host rule's;
+    `message` holds the server's or the system's exact words.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code)
+        self.code = code
+        self.message = message
+
+
+class ImapSession:
+    """A signed-in connection; `open_session` makes it, `close` ends it.
+
+    Not for two tasks at once. Every method may raise `ImapError`, after which
+    only `close` makes sense.
+    """
+
+    def __init__(self, client: "_Client", threads: Executor) -> None:
+        self._client = client
+        self._threads = threads
+
+    async def open_inbox(self, *, readonly: bool = True) -> Place:
+        """Open INBOX; `readonly` (EXAMINE) leaves every flag of every message alone."""
+        found = await self._run(self._client.select_folder, "INBOX", readonly)
+        try:
+            return Place(int(found[b"UIDVALIDITY"]), int(found[b"UIDNEXT"]))
+        except (KeyError, TypeError, ValueError):
+            raise ImapError("protocol_error", "no UIDVALIDITY or UIDNEXT for INBOX") from None
+
+    async def uids_after(self, last_uid: int) -> list[int]:
+        """Return the UIDs above `last_uid`, ascending."""
+        # `n:*` names the last message even when its UID is below n (RFC 3501 §6.4.8).
+        found = await self._run(self._client.search, f"UID {last_uid + 1}:*")
+        return sorted(uid for uid in found if uid > last_uid)
+
+    async def received_since(self, day: date) -> list[tuple[int, datetime]]:
+        """Return UID and time of receipt of what was received on `day` or later, by UID.
+
+        The server judges the day in a time zone of its own.
+        """
+        uids = await self._run(self._client.search, ["SINCE", day])
+        found: list[tuple[int, datetime]] = []
+        for start in range(0, len(uids), 1000):
+            answers = await self._run(
+                self._client.fetch, uids[start : start + 1000], ["INTERNALDATE"]
+            )
+            found += [(uid, _instant(answer)) for uid, answer in answers.items()]
+        return sorted(found)
+
+    async def fetch(self, uids: Sequence[int]) -> list[Fetched]:
+        """Return the messages that still exist of `uids` (at most `FETCH_BATCH`), by UID."""
+        answers = await self._run(
+            self._client.fetch,
+            list(uids),
+            ["INTERNALDATE", "RFC822.SIZE", f"BODY.PEEK[]<0.{FETCH_BYTES}>"],
+        )
+        # Servers add flag changes of other messages to an answer.
+        wanted = {uid: answers[uid] for uid in uids if b"BODY[]<0>" in answers.get(uid, {})}
+        return [
+            Fetched(uid, _instant(answer), answer[b"BODY[]<0>"] or b"", answer[b"RFC822.SIZE"])
+            for uid, answer in sorted(wanted.items())
+        ]
+
+    async def wait(self, seconds: float) -> None:
+        """Return when something may have arrived, at the latest after `seconds`.
+
+        Uses IDLE where the server has it.
+        """
+        if not await self._run(self._client.has_capability, "IDLE"):
+            await asyncio.sleep(seconds)
+            await self._run(self._client.noop)
+            return
+        await self._run(self._client.idle)
+        # What arrived since the last search is told at once, perhaps together with
+        # the go-ahead, and then waits in the client's buffer instead of the socket.
+        if not await self._run(self._client.idle_check):
+            await _readable(self._client.socket(), seconds)
+        await self._run(self._client.idle_done)
+
+    async def find_by_subject(self, text: str) -> list[int]:
+        """Return the UIDs of messages whose subject holds `text` (ASCII)."""
+        await self._run(self._client.noop)
+        return sorted(await self._run(self._client.search, ["SUBJECT", text]))
+
+    async def delete(self, uid: int) -> None:
+        """Delete one message; without UIDPLUS it is only marked, since a plain EXPUNGE
+        would also remove what the user has marked."""
+        await self._run(self._client.delete_messages, [uid])
+        if await self._run(self._client.has_capability, "UIDPLUS"):
+            await self._run(self._client.uid_expunge, [uid])
+
+    async def close(self) -> None:
+        """Drop the connection. A command under way in a thread fails; nothing is raised."""
+        with contextlib.suppress(OSError):  # already gone
+            self._client.socket().shutdown(socket.SHUT_RDWR)
+        self._client.socket().close()
+
+    async def _run(self, call: Callable[..., T], *arguments: Any) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, _translated, call, arguments)
+
+
+async def open_session(
+    endpoint: Endpoint,
+    password: str,
+    *,
+    resolve: Resolve,
+    tls: ssl.SSLContext,
+    threads: Executor,
+) -> ImapSession:
+    """Connect and sign in; raise `ImapError`, or what `resolve` raises.
+
+    `resolve` gives the addresses to dial, in order; TLS is checked against the host's name.
+    """
+    addresses = await resolve(endpoint.host, endpoint.port)
+    loop = asyncio.get_running_loop()
+    opening = loop.run_in_executor(threads, _open, endpoint, password, addresses, tls)
+    try:
+        client = await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(_abandon)
+        raise
+    return ImapSession(client, threads)
+
+
+def _abandon(opening: "asyncio.Future[_Client]") -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().socket().close()
+
+
+def _open(
+    endpoint: Endpoint, password: str, addresses: Sequence[str], tls: ssl.SSLContext
+) -> "_Client":
+    client = _translated(_Client, (endpoint, addresses, tls))
+    try:
+        if endpoint.tls == "starttls":
+            _translated(client.starttls, (tls,))
+        _sign_in(client, endpoint.username, password)
+    except ImapError:
+        client.socket().close()
+        raise
+    return client
+
+
+def _sign_in(client: "_Client", username: str, password: str) -> None:
+    try:
+        if client.has_capability("AUTH=PLAIN"):
+            client.plain_login(username, password)
+        else:
+            # imaplib quotes the password only.
+            escaped = username.replace("\\", "\\\\").replace('"', '\\"')
+            client.login(f'"{escaped}"', password)
+    except LoginError as error:
+        # imapclient calls everything that goes wrong here a LoginError.
+        if isinstance(error.__context__, imaplib.IMAP4.abort):
+            raise ImapError("connection_lost", _words(error)) from None
+        words = _words(error)
+        refused = "BAD" not in words and not any(sign in words.lower() for sign in _NOT_NOW)
+        raise ImapError("auth_failed" if refused else "protocol_error", words) from None
+    except (IMAPClientError, OSError, ValueError) as error:
+        raise _failure(error) from None
+
+
+def _translated(call: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+    try:
+        return call(*arguments)
+    except (IMAPClientError, OSError, ValueError) as error:
+        raise _failure(error) from None
+
+
+def _failure(error: Exception) -> ImapError:
+    words = _words(error)
+    match error:
+        case ssl.SSLCertVerificationError():
+            return ImapError("tls_failed", error.verify_message)
+        case ssl.SSLError():
+            return ImapError("tls_failed", words)
+        case ConnectionRefusedError():
+            return ImapError("connect_refused", words)
+        case TimeoutError():
+            return ImapError("connect_timeout", words)
+        case imaplib.IMAP4.abort() | OSError():
+            return ImapError("connection_lost", words)
+        case _:
+            return ImapError("protocol_error", words)
+
+
+def _words(error: Exception) -> str:
+    """Return a server's words as text: imaplib passes them on as the repr of bytes."""
+    text = str(error) or type(error).__name__
+    if len(text) > 2 and text[:2] in ("b'", 'b"') and text[-1] == text[1]:
+        return text[2:-1]
+    return text
+
+
+def _instant(answer: dict[bytes, Any]) -> datetime:
+    received = answer.get(b"INTERNALDATE")
+    if not isinstance(received, datetime) or received.tzinfo is None:
+        raise ImapError("protocol_error", "a message without INTERNALDATE")
+    return received.astimezone(UTC)
+
+
+async def _readable(sock: socket.socket, seconds: float) -> None:
+    loop = asyncio.get_running_loop()
+    descriptor = sock.fileno()
+    told: asyncio.Future[None] = loop.create_future()
+
+    def tell() -> None:
+        if not told.done():
+            told.set_result(None)
+
+    loop.add_reader(descriptor, tell)
+    try:
+        await asyncio.wait([told], timeout=seconds)
+    finally:
+        loop.remove_reader(descriptor)
+        told.cancel()
+
+
+class _Client(IMAPClient):  # type: ignore[misc]
+    """imapclient, dialling addresses that were resolved before, under the name they belong to."""
+
+    def __init__(self, endpoint: Endpoint, addresses: Sequence[str], tls: ssl.SSLContext) -> None:
+        self._addresses = addresses
+        self._tls_context = tls if endpoint.tls == "implicit" else None
+        super().__init__(
+            endpoint.host,
+            endpoint.port,
+            ssl=endpoint.tls == "implicit",
+            ssl_context=self._tls_context,
+            timeout=SocketTimeout(_CONNECT_S, _READ_S),
+        )
+        self.normalise_times = False  # aware instants instead of naive local ones
+        self._imap.debug = 0
+
+    def _create_IMAP4(self) -> imaplib.IMAP4:  # noqa: N802 - imapclient's name
+        return _Dialled(self.host, self._addresses, self.port, self._tls_context)
+
+    def _poll_socket(self, sock: socket.socket, timeout: float | None = None) -> bool:
+        # Makes idle_check read what is there, buffered or not, without waiting.
+        return True
+
+
+class _Dialled(imaplib.IMAP4):
+    def __init__(
+        self,
+        host: str,
+        addresses: Sequence[str],
+        port: int,
+        tls_context: ssl.SSLContext | None,
+    ) -> None:
+        self._addresses = addresses
+        self._tls_context = tls_context
+        super().__init__(host, port, timeout=_CONNECT_S)
+
+    def _create_socket(self, timeout: float | None) -> socket.socket:
+        plain = self._dialled(timeout)
+        if self._tls_context is None:
+            return plain
+        try:
+            return self._tls_context.wrap_socket(plain, server_hostname=self.host)
+        except BaseException:
+            plain.close()
+            raise
+
+    def _dialled(self, timeout: float | None) -> socket.socket:
+        failure = OSError("the host has no address")
+        for address in self._addresses:
+            try:
+                return socket.create_connection((address, self.port), timeout)
+            except OSError as error:
+                failure = error
+        raise failure
