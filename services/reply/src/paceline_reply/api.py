@@ -6,8 +6,8 @@ from fastapi import APIRouter
 from pydantic import Base64Bytes, BaseModel, Field
 
 from paceline_common import ids
-from paceline_common.http import Problem
-from paceline_common.keys import KeyServiceUnavailable, SealBroken
+from paceline_common.http import REQUEST_INVALID, Problem
+from paceline_common.keys import SealBroken
 from paceline_reply.probe import Prober
 from paceline_reply.sources.imap import Endpoint
 
@@ -42,26 +42,19 @@ def router(prober: Prober) -> APIRouter:
     async def probe(request: ProbeRequest) -> dict[str, Any]:
         """Test the reading leg; 200 whatever the mailbox's server says."""
         try:
-            workspace_id = ids.decode("ws", request.workspace_id)
-            mailbox_id = ids.decode("mbx", request.mailbox_id)
-        except ids.InvalidIdError as error:
-            raise Problem(422, "invalid_request", str(error)) from None
-        try:
             finding = await prober.probe(
-                workspace_id=workspace_id,
-                mailbox_id=mailbox_id,
+                workspace_id=ids.decode("ws", request.workspace_id),
+                mailbox_id=ids.decode("mbx", request.mailbox_id),
                 endpoint=Endpoint(**request.imap.model_dump()),
                 credential=request.credential,
                 token=request.token,
                 wait_s=request.wait_s,
             )
-        except KeyServiceUnavailable:
-            raise Problem(
-                503, "key_service_unavailable", "The credential cannot be opened now; try again."
-            ) from None
+        except ids.InvalidIdError as error:
+            raise Problem(REQUEST_INVALID, str(error)) from None
         except SealBroken:
             raise Problem(
-                422, "credential_unreadable", "The credential is not sealed for this mailbox."
+                REQUEST_INVALID, "The credential is not sealed for this mailbox."
             ) from None
         return {
             "ok": finding.ok,

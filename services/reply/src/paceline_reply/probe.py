@@ -5,7 +5,7 @@ import json
 import ssl
 from collections.abc import Mapping
 from concurrent.futures import Executor
-from typing import Final, cast
+from typing import Final
 
 from paceline_common.keys import KeyService
 from paceline_providers.base import REMEDIES, ProbeCode, ProbeResult, probe_result
@@ -87,5 +87,5 @@ class Prober:
 
 
 def _failed(code: str, message: str) -> ProbeResult:
-    found = cast("ProbeCode", code if code in REMEDIES else "protocol_error")
+    found: ProbeCode = code if code in REMEDIES else "protocol_error"
     return ProbeResult(found, message, _REMEDIES.get(found, REMEDIES[found]))
