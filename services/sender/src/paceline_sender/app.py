@@ -5,7 +5,6 @@ import uuid
 from datetime import timedelta
 
 from paceline_common.service import Service
-
 from paceline_sender import consumers, preview, probe
 from paceline_sender.metrics import METRICS
 from paceline_sender.prepare import Preparer
@@ -19,7 +18,7 @@ def build(settings: SenderSettings) -> Service:
     """Return the sender, ready to run. Call inside no event loop or inside the one it runs in."""
     service = Service("sender", settings, metrics=METRICS, failpoint_names=FAILPOINTS)
     instance_id = str(uuid.uuid4())
-    transport = SmtpTransport(settings)
+    transport = SmtpTransport(settings, service.clock)
     submitter = Submitter(
         service.db,
         service.outbox,
@@ -65,7 +64,9 @@ def build(settings: SenderSettings) -> Service:
     service.background("prepare", prepare, drain=True)
     service.background("heartbeat", reconciler.beat, drain=True)
     service.background("reconcile", reconciler.run)
-    service.internal(probe.router(service.db, service.keys, transport, service.outbox))
+    service.internal(
+        probe.router(service.db, service.keys, transport, service.outbox, service.clock)
+    )
     service.internal(preview.router(service.db, settings.public_url))
     service.readiness("keys", service.keys.check)
     return service

@@ -31,6 +31,7 @@ from paceline_sender.domain.render import MissingVariable, Sources, TemplateErro
 from paceline_sender.domain.schedule import ClockReading
 from paceline_sender.job import HoldRequest, Job, Ready, Report, Session
 from paceline_sender.submit import Submitter
+from paceline_sender.transport import Account
 
 _GATHER_S: Final = 0.002
 _RETRY_S: Final = 0.2
@@ -39,18 +40,6 @@ _MAILBOX_AWAY_HOLD: Final = timedelta(minutes=15)
 _BATCHES_AT_ONCE: Final = 4
 
 log = telemetry.logger("sender.prepare")
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """Where and as whom a mailbox submits. The password lives as long as one batch."""
-
-    email: str
-    smtp: Mapping[str, Any]
-    password: str
-
-    def __repr__(self) -> str:
-        return f"Account({self.smtp.get('host')})"
 
 
 class Transport(Protocol):
@@ -248,11 +237,13 @@ class Preparer:
 
     async def _credentials(
         self, rows: Sequence[Row[Any]]
-    ) -> dict[tuple[int, int], str | SealBroken | None]:
-        """Return each mailbox's password; None without a mailbox, the error if it is broken."""
+    ) -> dict[tuple[int, int], Mapping[str, Any] | SealBroken | None]:
+        """Return each mailbox's credential; None without a mailbox, the error if it is broken."""
         sealed = {(row.workspace_id, row.mailbox_id): row.credential for row in rows}
 
-        async def opened(mailbox: tuple[int, int], value: bytes | None) -> str | SealBroken | None:
+        async def opened(
+            mailbox: tuple[int, int], value: bytes | None
+        ) -> Mapping[str, Any] | SealBroken | None:
             if value is None:
                 return None
             workspace_id, mailbox_id = mailbox
@@ -260,11 +251,12 @@ class Preparer:
                 plain = await self._keys.open(
                     "send", workspace_id, bytes(value), table="mailbox", row=mailbox_id
                 )
-                return str(json.loads(plain)["password"])
-            except (ValueError, KeyError):
+                credential: Mapping[str, Any] = json.loads(plain)
+            except ValueError:
                 return SealBroken("the credential is not what the sender knows")
             except SealBroken as error:
                 return error
+            return credential
 
         passwords = await asyncio.gather(*(opened(*item) for item in sealed.items()))
         return dict(zip(sealed, passwords, strict=True))
@@ -277,7 +269,7 @@ class Preparer:
         row: Row[Any],
         job_mac: str,
         unsubscribe_mac: str,
-        credential: str | SealBroken | None,
+        credential: Mapping[str, Any] | SealBroken | None,
     ) -> None:
         job = replace(
             job, enrollment_id=row.enrollment_id, campaign_id=row.campaign_id, step=row.step
@@ -312,9 +304,9 @@ class Preparer:
         finally:
             self._in_hand.discard(job.key)
 
-    async def _connect_and_submit(self, built: _Built, password: str) -> None:
+    async def _connect_and_submit(self, built: _Built, credential: Mapping[str, Any]) -> None:
         job, row = built.job, built.row
-        account = Account(row.from_email, row.smtp, password)
+        account = Account(row.from_email, row.smtp, credential)
         session = await self._transport.open(account)
         if isinstance(session, Answer):
             await self._submitter.connection_failed(job, session, built.history, row.provider)
@@ -389,6 +381,8 @@ def build(job: Job, row: Row[Any], job_mac: str, unsubscribe_mac: str, public_ur
     https, mailto = message.unsubscribe_links(
         public_url, row.from_email, workspace, public_id, unsubscribe_mac
     )
+    if row.to_email is None:
+        raise InvalidMessage("address_invalid", "the job has no recipient")
     if row.text_template is None and row.html_template is None:
         raise TemplateError("the campaign has no such step any more")
     rendered = render.render(

@@ -1,0 +1,130 @@
+"""`/internal/probe`: the sending leg of a mailbox's connection test."""
+
+import json
+from email import policy
+from email.message import EmailMessage
+from email.utils import format_datetime, make_msgid
+from typing import Any, Final
+
+import msgspec
+from fastapi import APIRouter
+from pydantic import Base64Bytes, BaseModel, Field
+from sqlalchemy import text
+
+from paceline_common import events, ids, topics
+from paceline_common.clock import Clock
+from paceline_common.db.outbox import Outbox, Outgoing
+from paceline_common.db.session import Database
+from paceline_common.http import Problem, ProblemType
+from paceline_common.keys import KeyService, SealBroken
+from paceline_providers import base
+from paceline_providers.base import ProbeResult
+from paceline_sender.domain.message import is_address
+from paceline_sender.domain.outcome import trim
+from paceline_sender.transport import Account, SmtpTransport
+
+# A mailbox being connected has no row yet: its draft's id was drawn before.
+_IS_SAVED: Final = text(
+    "SELECT EXISTS (SELECT FROM gateway.v_mailbox"
+    " WHERE workspace_id = :workspace AND mailbox_id = :mailbox)"
+)
+CREDENTIAL_UNREADABLE: Final = ProblemType(
+    "credential_unreadable",
+    422,
+    "The sealed credential cannot be opened",
+    "Enter the password again.",
+)
+
+
+class ProbeRequest(BaseModel):
+    """A mailbox's sending side, its credential sealed (scope send) for the row `mailbox_id`."""
+
+    workspace_id: int
+    mailbox_id: int
+    email: str
+    display_name: str | None = None
+    smtp: dict[str, Any]
+    credential: Base64Bytes
+    token: str = Field(pattern=r"^[A-Za-z0-9_-]{8,100}$")
+
+
+class ProbeAnswer(BaseModel):
+    """`message` is the server's exact words, `remedy` what to do about them."""
+
+    ok: bool
+    code: str
+    message: str
+    remedy: str
+
+
+def router(
+    db: Database, keys: KeyService, transport: SmtpTransport, outbox: Outbox, clock: Clock
+) -> APIRouter:
+    """Return the route."""
+    routes = APIRouter()
+
+    @routes.post("/probe")
+    async def probe(asked: ProbeRequest) -> ProbeAnswer:
+        result = await _probe(asked, keys, transport, clock)
+        async with db.transaction([asked.workspace_id]) as tx:
+            named = {"workspace": asked.workspace_id, "mailbox": asked.mailbox_id}
+            if await tx.scalar(_IS_SAVED, named):
+                await outbox.add(tx, [_probed(asked, result, clock)])
+        return ProbeAnswer(
+            ok=result.ok,
+            code=result.code,
+            message=trim(result.message) or "",
+            remedy=result.remedy,
+        )
+
+    return routes
+
+
+async def _probe(
+    asked: ProbeRequest, keys: KeyService, transport: SmtpTransport, clock: Clock
+) -> ProbeResult:
+    if not is_address(asked.email):
+        return base.probe_result("sender_refused", "this address cannot be used in an envelope")
+    try:
+        plain = await keys.open(
+            "send", asked.workspace_id, asked.credential, table="mailbox", row=asked.mailbox_id
+        )
+        account = Account(asked.email, asked.smtp, json.loads(plain))
+    except (SealBroken, ValueError):
+        raise Problem(CREDENTIAL_UNREADABLE) from None
+    try:
+        provider = transport.provider(account)
+    except msgspec.ValidationError as error:
+        return base.probe_result("protocol_error", str(error))
+    return await base.probe(provider, asked.email, message(asked.email, asked.token, clock))
+
+
+def message(email: str, token: str, clock: Clock) -> bytes:
+    """Return the one-line test message from a mailbox to itself."""
+    made = EmailMessage(policy=policy.SMTP)
+    made["Date"] = format_datetime(clock.now())
+    made["From"] = email
+    made["To"] = email
+    made["Subject"] = f"Paceline connection test {token}"
+    made["Message-ID"] = make_msgid("probe", domain=email.rpartition("@")[2])
+    made["Auto-Submitted"] = "auto-generated"
+    made["X-Paceline-Probe"] = token
+    made.set_content("This message tests the connection of this mailbox; it is deleted again.\n")
+    return made.as_bytes()
+
+
+def _probed(asked: ProbeRequest, result: ProbeResult, clock: Clock) -> Outgoing:
+    mailbox = ids.encode("mbx", asked.mailbox_id)
+    return Outgoing(
+        topic=topics.MAILBOX_PROBED,
+        key=mailbox,
+        subject=mailbox,
+        body=events.MailboxProbed(
+            workspace_id=ids.encode("ws", asked.workspace_id),
+            mailbox_id=mailbox,
+            leg="send",
+            ok=result.ok,
+            probed_at=clock.now(),
+            code=result.code,
+        ),
+    )
