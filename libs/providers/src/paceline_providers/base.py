@@ -1,0 +1,209 @@
+"""What every way of sending has in common: the protocol, and the values it answers with.
+
+Expected refusals are values. An exception out of a provider is a bug.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final, Literal, Protocol
+
+from paceline_providers.classes import OutcomeClass, Phase
+
+ProbeCode = Literal[
+    "ok", "dns_failed", "host_not_allowed", "connect_refused", "connect_timeout", "tls_failed",
+    "auth_failed", "sender_refused", "message_refused", "not_read_back", "protocol_error",
+]  # fmt: skip
+
+UnsentReason = Literal[
+    "dns_failed", "host_not_allowed", "connect_refused", "connect_timeout", "tls_failed",
+    "auth_failed", "protocol_error",
+    "connection_lost",  # the server had gone before MAIL FROM
+    "held_back",  # `before_mail_from` said no
+]  # fmt: skip
+
+Milestone = Literal["mail_from", "final_dot"]
+"""What has just been written to the connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The provider took responsibility. `text` is its whole answer."""
+
+    provider_message_id: str | None
+    code: int | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unsent:
+    """MAIL FROM, or the send request, never left: no capacity was used, and it may be repeated.
+
+    `outcome_class` says what a failed connection tells about the mailbox; None
+    when it tells nothing. `text` is the server's, or the system's, own words.
+    """
+
+    reason: UnsentReason
+    outcome_class: OutcomeClass | None = None
+    code: int | None = None
+    status: str | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """The submission began and was surely not accepted; another try may succeed.
+
+    `retry_after` is the provider's own wish.
+    """
+
+    outcome_class: OutcomeClass
+    phase: Phase
+    code: int | None
+    status: str | None
+    text: str
+    retry_after: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The submission was refused and the same one would be again.
+
+    Without a `code` the refusal is our own: the server's offer (size, 8 bit,
+    SMTPUTF8) shows that it could not take the message, and nothing left.
+    """
+
+    outcome_class: OutcomeClass
+    phase: Phase
+    code: int | None
+    status: str | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class InDoubt:
+    """The whole message left and no answer came: nobody knows. `evidence` says how it ended."""
+
+    evidence: str
+
+
+Outcome = Accepted | Unsent | Deferred | Rejected | InDoubt
+
+
+class Session(Protocol):
+    """A connection that is signed in; `submit` calls do not overlap."""
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether another message may be submitted here."""
+        ...
+
+    async def submit(
+        self,
+        envelope_from: str,
+        recipient: str,
+        message: bytes,
+        *,
+        before_mail_from: Callable[[], bool],
+        on_milestone: Callable[[Milestone], None] = lambda _: None,
+    ) -> Outcome:
+        """Submit one message to one recipient; never raises for what a server does.
+
+        `before_mail_from` is the last thing called before the first byte of the
+        submission; if it returns False nothing leaves and the outcome is
+        `Unsent("held_back")`. `on_milestone` is called right after each write.
+        A cancelled call leaves its outcome unknown.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Take leave within a few seconds; never raises."""
+        ...
+
+
+class Provider(Protocol):
+    """One mailbox's way out."""
+
+    async def open(self) -> Session | Unsent:
+        """Do everything that can be done before the slot opens: resolve, connect, TLS, sign in."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """What a connection test found: `message` is the server's exact words, `remedy` what to do."""
+
+    code: ProbeCode
+    message: str
+    remedy: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether the test succeeded."""
+        return self.code == "ok"
+
+
+REMEDIES: Final[dict[ProbeCode, str]] = {
+    "ok": "",
+    "dns_failed": "Check the host name: it does not resolve.",
+    "host_not_allowed": (
+        "The host is in a private network. Ask the operator of this installation to put it "
+        "on the list of allowed hosts."
+    ),
+    "connect_refused": "Check the port: the server does not take connections there.",
+    "connect_timeout": "Check host and port, and that no firewall is in between.",
+    "tls_failed": (
+        "Check the TLS mode (implicit TLS is usual on port 465, STARTTLS on 587) and that the "
+        "server's certificate is valid for this host name."
+    ),
+    "auth_failed": (
+        "Check user name and password. Accounts with two-step verification usually need an "
+        "app password, and some providers have to allow SMTP and IMAP first."
+    ),
+    "sender_refused": "Use an address that this account may send from.",
+    "message_refused": (
+        "The server signs you in but does not take the test message: ask its operator."
+    ),
+    "not_read_back": "The test message was sent but did not arrive: check the IMAP account.",
+    "protocol_error": (
+        "The host does not speak the expected protocol: check host, port and TLS mode."
+    ),
+}
+
+
+def probe_result(code: ProbeCode, message: str) -> ProbeResult:
+    """Return a result with the remedy of its code."""
+    return ProbeResult(code, message, REMEDIES[code])
+
+
+async def probe(provider: Provider, address: str, message: bytes) -> ProbeResult:
+    """Send a test `message` from `address` to itself, through everything a real one passes."""
+    session = await provider.open()
+    if isinstance(session, Unsent):
+        return _probed(session)
+    try:
+        return _probed(
+            await session.submit(address, address, message, before_mail_from=lambda: True)
+        )
+    finally:
+        await session.close()
+
+
+def _probed(outcome: Outcome) -> ProbeResult:
+    match outcome:
+        case Accepted():
+            return probe_result("ok", outcome.text)
+        case Unsent():
+            match outcome.reason:
+                case "connection_lost" | "held_back":
+                    return probe_result("protocol_error", outcome.text)
+                case code:
+                    return probe_result(code, outcome.text)
+        case Deferred(outcome_class=OutcomeClass.AUTH) | Rejected(outcome_class=OutcomeClass.AUTH):
+            return probe_result("auth_failed", outcome.text)
+        case Deferred(phase="mail") | Rejected(phase="mail"):
+            return probe_result("sender_refused", outcome.text)
+        case Deferred() | Rejected():
+            return probe_result("message_refused", outcome.text)
+        case InDoubt():
+            return probe_result("message_refused", outcome.evidence)
