@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, Final
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo
 
 DEFAULTS: Final[dict[str, Any]] = {
     "cadence_s": 90,
@@ -67,14 +67,6 @@ def check(policy: Mapping[str, Any]) -> None:
         faults["windows"] = fault
     if faults:
         raise InvalidPolicy(faults)
-
-
-def check_timezone(name: str) -> None:
-    """Raise `InvalidPolicy` unless `name` is a zone of the IANA database."""
-    if name not in available_timezones():
-        raise InvalidPolicy(
-            {"timezone": f"{name!r} is no IANA time zone; write it like Europe/Berlin"}
-        )
 
 
 def daily_capacity(policy: Mapping[str, Any], zone: str, day: date) -> int:

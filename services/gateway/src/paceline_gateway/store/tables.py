@@ -1,7 +1,7 @@
 """The gateway's tables. Every tenant table carries `workspace_id` in its key, under RLS."""
 
 from datetime import datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import (
     CheckConstraint,
@@ -22,7 +22,10 @@ from paceline_gateway.domain.campaign import STATUSES
 
 SCHEMA: Final = "gateway"
 
-Base = declarative_base(SCHEMA)
+if TYPE_CHECKING:
+    from sqlalchemy.orm import DeclarativeBase as Base
+else:
+    Base = declarative_base(SCHEMA)
 COMMON = common_tables(Base)
 
 
@@ -102,7 +105,8 @@ class Mailbox(Base):
     """A connected mailbox: settings and sealed credentials (one per scope), never opened here.
 
     `smtp` and `imap` hold host, port, tls and username. `timezone` null means
-    the workspace's. The `*_probe_*` columns tell the last test of each leg.
+    the workspace's. A disconnected one (`deleted_at`) has no credentials any
+    more; the row stays for its history. The `*_probe_*` columns tell the last test of each leg.
     """
 
     __tablename__ = "mailbox"
@@ -111,6 +115,12 @@ class Mailbox(Base):
         UniqueConstraint("workspace_id", "email"),
         _one_of("kind", ("smtp",)),
         CheckConstraint("version > 0", name="version"),
+        # Disconnecting destroys the credentials; a connected mailbox has both.
+        CheckConstraint(
+            "(deleted_at IS NULL) = (smtp_credential IS NOT NULL AND imap_credential IS NOT NULL)",
+            name="credentials",
+        ),
+        CheckConstraint("deleted_at IS NULL OR NOT is_active", name="deleted"),
     )
 
     workspace_id: Mapped[int] = mapped_column(primary_key=True)
@@ -126,8 +136,8 @@ class Mailbox(Base):
     policy: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
     smtp: Mapped[dict[str, Any]]
     imap: Mapped[dict[str, Any]]
-    smtp_credential: Mapped[bytes]
-    imap_credential: Mapped[bytes]
+    smtp_credential: Mapped[bytes | None]
+    imap_credential: Mapped[bytes | None]
     version: Mapped[int] = mapped_column(Integer, server_default=text("1"))
     send_probe_ok: Mapped[bool | None]
     send_probe_code: Mapped[str | None]
@@ -135,6 +145,7 @@ class Mailbox(Base):
     read_probe_ok: Mapped[bool | None]
     read_probe_code: Mapped[str | None]
     read_probed_at: Mapped[datetime | None]
+    deleted_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = _created()
     updated_at: Mapped[datetime] = _created()
 
@@ -239,20 +250,22 @@ class Step(Base):
 class LeadImport(Base):
     """A CSV upload. `row_count` counts data rows, good and bad; `error_count` the bad ones.
 
-    What became of the good rows is the scheduler's to tell (`v_receipt`).
+    `digest` is the file's SHA-256. What became of the good rows is the scheduler's
+    to tell (`v_receipt`).
     """
 
     __tablename__ = "lead_import"
     __table_args__ = (
         _in_workspace("campaign_id", of="campaign"),
         UniqueConstraint("workspace_id", "idempotency_key"),
-        _one_of("status", ("reading", "done", "failed")),
+        _one_of("status", ("reading", "done")),
     )
 
     workspace_id: Mapped[int] = mapped_column(primary_key=True)
     import_id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     campaign_id: Mapped[int]
     idempotency_key: Mapped[str | None]
+    digest: Mapped[bytes]
     filename: Mapped[str | None]
     status: Mapped[str] = mapped_column(server_default="reading")
     encoding: Mapped[str | None]
@@ -260,8 +273,6 @@ class LeadImport(Base):
     mapping: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
     row_count: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     error_count: Mapped[int] = mapped_column(Integer, server_default=text("0"))
-    problem_code: Mapped[str | None]
-    problem_detail: Mapped[str | None]
     created_at: Mapped[datetime] = _created()
     finished_at: Mapped[datetime | None]
 

@@ -1,0 +1,1 @@
+"""The public API, one module per noun. Routes own their transaction."""

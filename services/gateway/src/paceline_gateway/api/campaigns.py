@@ -1,0 +1,519 @@
+"""Campaigns: steps, tiers of pools, and their life from draft to archive."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, status
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from paceline_common import ids
+from paceline_common.http import Problem
+from paceline_gateway import lifecycle, paging, problems, templates
+from paceline_gateway.api.suspensions import SuspensionOut, open_suspensions
+from paceline_gateway.api.types import CampaignId, Instant, Name, PoolId, answers
+from paceline_gateway.auth import Caller, Reader, Writer
+from paceline_gateway.domain.campaign import ENDED, UNSTARTED, Action, Finding, Status
+from paceline_gateway.paging import Cursor, Limit, Page
+from paceline_gateway.parts import Parts, PartsDep
+from paceline_gateway.store import foreign
+from paceline_gateway.store.tables import Campaign, CampaignTier, Pool, Step
+
+router = APIRouter(prefix="/v1/campaigns", tags=["campaigns"])
+
+Type = Literal["cold", "nurture", "transactional"]
+Stickiness = Literal["wait", "reassign", "stop"]
+Template = Annotated[str, StringConstraints(max_length=200_000)]
+MAX_DELAY_S = 366 * 86_400
+
+
+class _In(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class StepIn(_In):
+    """A message. `delay_s` counts from the step before it was sent; for step 1, from enrollment.
+
+    An empty subject continues the conversation (`Re: …`); step 1 needs one.
+    """
+
+    delay_s: int = Field(default=0, ge=0, le=MAX_DELAY_S)
+    subject: Annotated[str, StringConstraints(max_length=998)] = ""
+    text: Annotated[Template, StringConstraints(min_length=1)]
+    html: Template | None = None
+
+
+Steps = Annotated[list[StepIn], Field(max_length=50)]
+Tiers = Annotated[
+    list[Annotated[list[PoolId], Field(min_length=1, max_length=100)]], Field(max_length=10)
+]
+
+
+class CampaignIn(_In):
+    """A campaign, made as a draft. `tiers` are lists of pools, best tier first."""
+
+    name: Name
+    type: Type = "cold"
+    stickiness: Stickiness = Field(
+        default="reassign", description="What follow-ups do when the mailbox of step 1 is gone."
+    )
+    steps: Steps = Field(default_factory=list)
+    tiers: Tiers = Field(default_factory=list)
+    start_at: Instant | None = Field(
+        default=None, description="When a start takes effect; at once if left out."
+    )
+
+
+class CampaignPatch(_In):
+    """What to change; `steps` and `tiers` replace the old ones as a whole.
+
+    Steps keep their place: the n-th replaces the n-th. A started campaign
+    cannot lose steps. What is queued already goes out as it then reads.
+    """
+
+    name: Name | None = None
+    type: Type | None = None
+    stickiness: Stickiness | None = None
+    steps: Steps | None = None
+    tiers: Tiers | None = None
+    start_at: Instant | None = None
+
+
+class StartIn(_In):
+    """When to start; without it at the campaign's `start_at`, and without that at once."""
+
+    start_at: Instant | None = None
+
+
+class StepOut(BaseModel):
+    """A message of a campaign; positions count from 1."""
+
+    id: str
+    position: int
+    delay_s: int
+    subject: str
+    text: str
+    html: str | None
+    version: int
+
+
+class CampaignOut(BaseModel):
+    """A campaign; `suspensions` say why it does not send now."""
+
+    id: str
+    name: str
+    type: Type
+    status: Status
+    stickiness: Stickiness
+    start_at: datetime | None
+    started_at: datetime | None
+    steps: list[StepOut]
+    tiers: list[list[str]]
+    suspensions: list[SuspensionOut]
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class FindingOut(BaseModel):
+    """One finding of a check: an error forbids the start, a warning does not."""
+
+    severity: Literal["error", "warning"]
+    code: str
+    where: str
+    message: str
+
+
+class CheckOut(BaseModel):
+    """What a check found; `ok` if the campaign can start."""
+
+    ok: bool
+    findings: list[FindingOut]
+
+
+class StartOut(BaseModel):
+    """The campaign after its start, and the warnings there were."""
+
+    campaign: CampaignOut
+    warnings: list[FindingOut]
+
+
+@router.get("", operation_id="listCampaigns", responses=answers(problems.CURSOR_INVALID))
+async def list_campaigns(
+    parts: PartsDep,
+    caller: Reader,
+    status_is: Annotated[Status | None, Query(alias="status")] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Page[CampaignOut]:
+    """List campaigns, newest first."""
+    statement = (
+        select(Campaign.campaign_id)
+        .where(Campaign.workspace_id == caller.workspace_id)
+        .order_by(Campaign.campaign_id.desc())
+        .limit(limit + 1)
+    )
+    if cursor:
+        statement = statement.where(Campaign.campaign_id < paging.decode(cursor, 1)[0])
+    if status_is is not None:
+        statement = statement.where(Campaign.status == status_is)
+    async with parts.db.transaction([caller.workspace_id]) as tx:
+        numbers = list((await tx.execute(statement)).scalars())
+        found = await _read(tx, caller, numbers)
+    return paging.page(found, limit, [(ids.decode("cmp", one.id),) for one in found])
+
+
+@router.post(
+    "",
+    operation_id="createCampaign",
+    status_code=status.HTTP_201_CREATED,
+    responses=answers(problems.TEMPLATE_INVALID, problems.NOT_FOUND),
+)
+async def create_campaign(body: CampaignIn, parts: PartsDep, caller: Writer) -> CampaignOut:
+    """Make a campaign as a draft; nothing is sent before it is started."""
+    async with parts.db.transaction([caller.workspace_id]) as tx:
+        campaign_id = (
+            await tx.execute(
+                insert(Campaign)
+                .values(
+                    workspace_id=caller.workspace_id,
+                    name=body.name,
+                    type=body.type,
+                    stickiness=body.stickiness,
+                    start_at=body.start_at,
+                )
+                .returning(Campaign.campaign_id)
+            )
+        ).scalar_one()
+        # The gate is shut from the first moment: leads may come before the start.
+        await foreign.suspend(
+            tx, caller.workspace_id, "campaign", campaign_id, lifecycle.NOT_STARTED, caller.actor
+        )
+        await _set_steps(tx, caller, campaign_id, body.steps, may_shrink=True)
+        await _set_tiers(tx, caller, campaign_id, body.tiers)
+        await lifecycle.touch(parts, tx, await lifecycle.lock(tx, caller.workspace_id, campaign_id))
+        return await _one(tx, caller, campaign_id)
+
+
+@router.get("/{campaign_id}", operation_id="getCampaign", responses=answers(problems.NOT_FOUND))
+async def get_campaign(campaign_id: CampaignId, parts: PartsDep, caller: Reader) -> CampaignOut:
+    """Return one campaign."""
+    async with parts.db.transaction([caller.workspace_id]) as tx:
+        return await _one(tx, caller, campaign_id)
+
+
+@router.patch(
+    "/{campaign_id}",
+    operation_id="changeCampaign",
+    responses=answers(
+        problems.NOT_FOUND, problems.CAMPAIGN_STATE, problems.STEPS_IN_USE,
+        problems.TEMPLATE_INVALID,
+    ),
+)  # fmt: skip
+async def change_campaign(
+    campaign_id: CampaignId, body: CampaignPatch, parts: PartsDep, caller: Writer
+) -> CampaignOut:
+    """Change a campaign that has not ended."""
+    values = body.model_dump(exclude_unset=True, include={"name", "type", "stickiness", "start_at"})
+    async with parts.db.transaction([caller.workspace_id]) as tx:
+        held = await lifecycle.lock(tx, caller.workspace_id, campaign_id)
+        if held.status in ENDED:
+            raise _wrong_state(held.status, "be changed")
+        if "start_at" in values and held.status not in UNSTARTED:
+            raise _wrong_state(held.status, "get another start_at")
+        if held.status == "scheduled" and values.get("start_at", held.start_at) is None:
+            raise _wrong_state(held.status, "lose its start_at; unschedule it first")
+        values = {name: value for name, value in values.items() if value is not None} | (
+            {"start_at": None} if values.get("start_at", held) is None else {}
+        )
+        if values:
+            await tx.execute(
+                update(Campaign)
+                .where(
+                    Campaign.workspace_id == caller.workspace_id,
+                    Campaign.campaign_id == campaign_id,
+                )
+                .values(values)
+            )
+        if body.steps is not None:
+            await _set_steps(
+                tx, caller, campaign_id, body.steps, may_shrink=held.status in UNSTARTED
+            )
+        if body.tiers is not None:
+            await _set_tiers(tx, caller, campaign_id, body.tiers)
+        await lifecycle.touch(parts, tx, held)
+        return await _one(tx, caller, campaign_id)
+
+
+@router.post(
+    "/{campaign_id}/check", operation_id="checkCampaign", responses=answers(problems.NOT_FOUND)
+)
+async def check_campaign(campaign_id: CampaignId, parts: PartsDep, caller: Reader) -> CheckOut:
+    """Say what stands against starting the campaign, and what will go wrong if it is started."""
+    async with parts.db.transaction([caller.workspace_id]) as tx:
+        await _one(tx, caller, campaign_id)
+        findings = await lifecycle.check(tx, caller.workspace_id, campaign_id)
+    return CheckOut(
+        ok=all(one.severity != "error" for one in findings),
+        findings=[_finding(one) for one in findings],
+    )
+
+
+@router.post(
+    "/{campaign_id}/start",
+    operation_id="startCampaign",
+    responses=answers(problems.NOT_FOUND, problems.CAMPAIGN_STATE, problems.CAMPAIGN_NOT_READY),
+)
+async def start_campaign(
+    campaign_id: CampaignId, parts: PartsDep, caller: Writer, body: StartIn | None = None
+) -> StartOut:
+    """Start a campaign, or schedule its start; refused while the check finds errors."""
+    async with parts.db.transaction([caller.workspace_id]) as tx:
+        held = await lifecycle.lock(tx, caller.workspace_id, campaign_id)
+        start_at = (body.start_at if body else None) or held.start_at
+        actor = lifecycle.Actor(caller.workspace_id, caller)
+        if start_at is not None and start_at > parts.clock.now():
+            await lifecycle.act(parts, tx, actor, held, "schedule", start_at=start_at)
+        else:
+            await lifecycle.act(parts, tx, actor, held, "start")
+        findings = await lifecycle.check(tx, caller.workspace_id, campaign_id)
+        campaign = await _one(tx, caller, campaign_id)
+    return StartOut(
+        campaign=campaign,
+        warnings=[_finding(one) for one in findings if one.severity == "warning"],
+    )
+
+
+@router.post(
+    "/{campaign_id}/unschedule",
+    operation_id="unscheduleCampaign",
+    responses=answers(problems.NOT_FOUND, problems.CAMPAIGN_STATE),
+)
+async def unschedule_campaign(
+    campaign_id: CampaignId, parts: PartsDep, caller: Writer
+) -> CampaignOut:
+    """Take back a start that is not due yet; the campaign is a draft again."""
+    return await _act(parts, caller, campaign_id, "unschedule")
+
+
+@router.post(
+    "/{campaign_id}/pause",
+    operation_id="pauseCampaign",
+    responses=answers(problems.NOT_FOUND, problems.CAMPAIGN_STATE),
+)
+async def pause_campaign(campaign_id: CampaignId, parts: PartsDep, caller: Writer) -> CampaignOut:
+    """Pause a campaign: once this has answered, no further submission starts."""
+    return await _act(parts, caller, campaign_id, "pause")
+
+
+@router.post(
+    "/{campaign_id}/resume",
+    operation_id="resumeCampaign",
+    responses=answers(problems.NOT_FOUND, problems.CAMPAIGN_STATE),
+)
+async def resume_campaign(campaign_id: CampaignId, parts: PartsDep, caller: Writer) -> CampaignOut:
+    """Resume a paused campaign where it stood; nothing is sent twice or left out."""
+    return await _act(parts, caller, campaign_id, "resume")
+
+
+@router.post(
+    "/{campaign_id}/stop",
+    operation_id="stopCampaign",
+    responses=answers(problems.NOT_FOUND, problems.CAMPAIGN_STATE),
+)
+async def stop_campaign(campaign_id: CampaignId, parts: PartsDep, caller: Writer) -> CampaignOut:
+    """End a campaign for good: its open enrollments become stopped."""
+    return await _act(parts, caller, campaign_id, "stop")
+
+
+@router.post(
+    "/{campaign_id}/archive",
+    operation_id="archiveCampaign",
+    responses=answers(problems.NOT_FOUND, problems.CAMPAIGN_STATE),
+)
+async def archive_campaign(campaign_id: CampaignId, parts: PartsDep, caller: Writer) -> CampaignOut:
+    """Put away a campaign that was stopped or never started."""
+    return await _act(parts, caller, campaign_id, "archive")
+
+
+async def _act(parts: Parts, caller: Caller, campaign_id: int, action: Action) -> CampaignOut:
+    async with parts.db.transaction([caller.workspace_id]) as tx:
+        held = await lifecycle.lock(tx, caller.workspace_id, campaign_id)
+        actor = lifecycle.Actor(caller.workspace_id, caller)
+        await lifecycle.act(parts, tx, actor, held, action)
+        return await _one(tx, caller, campaign_id)
+
+
+async def _set_steps(
+    tx: AsyncConnection,
+    caller: Caller,
+    campaign_id: int,
+    steps: Sequence[StepIn],
+    *,
+    may_shrink: bool,
+) -> None:
+    for position, step in enumerate(steps, 1):
+        for part, source in (("subject", step.subject), ("text", step.text), ("html", step.html)):
+            if source and (fault := templates.fault(source)):
+                where = f"steps[{position}].{part}"
+                raise Problem(problems.TEMPLATE_INVALID, f"{where}: {fault}", where=where)
+    mine = (Step.workspace_id == caller.workspace_id, Step.campaign_id == campaign_id)
+    dropped = (
+        await tx.execute(
+            delete(Step).where(*mine, Step.position > len(steps)).returning(Step.position)
+        )
+    ).all()
+    if dropped and not may_shrink:
+        raise Problem(problems.STEPS_IN_USE)
+    if not steps:
+        return
+    statement = upsert(Step)
+    new = statement.excluded
+    changed = (
+        (Step.delay_s != new.delay_s)
+        | (Step.subject != new.subject)
+        | (Step.text_template != new.text_template)
+        | Step.html_template.is_distinct_from(new.html_template)
+    )
+    await tx.execute(
+        statement.on_conflict_do_update(
+            index_elements=[Step.workspace_id, Step.campaign_id, Step.position],
+            set_={
+                "delay_s": new.delay_s,
+                "subject": new.subject,
+                "text_template": new.text_template,
+                "html_template": new.html_template,
+                "version": Step.version + 1,
+            },
+            where=changed,
+        ),
+        [
+            {
+                "workspace_id": caller.workspace_id,
+                "campaign_id": campaign_id,
+                "position": position,
+                "delay_s": step.delay_s,
+                "subject": step.subject,
+                "text_template": step.text,
+                "html_template": step.html,
+            }
+            for position, step in enumerate(steps, 1)
+        ],
+    )
+
+
+async def _set_tiers(
+    tx: AsyncConnection, caller: Caller, campaign_id: int, tiers: Sequence[Sequence[int]]
+) -> None:
+    wanted = sorted({pool for tier in tiers for pool in tier})
+    # Shared with whoever deletes the pool: it then finds this campaign in it.
+    known = set(
+        (
+            await tx.execute(
+                select(Pool.pool_id)
+                .where(Pool.workspace_id == caller.workspace_id, Pool.pool_id.in_(wanted))
+                .order_by(Pool.pool_id)
+                .with_for_update(read=True)
+            )
+        ).scalars()
+    )
+    if unknown := [ids.encode("pool", number) for number in wanted if number not in known]:
+        raise Problem(
+            problems.NOT_FOUND,
+            f"no such pools in this workspace: {', '.join(unknown)}",
+            pools=unknown,
+        )
+    await tx.execute(
+        delete(CampaignTier).where(
+            CampaignTier.workspace_id == caller.workspace_id,
+            CampaignTier.campaign_id == campaign_id,
+        )
+    )
+    rows = [
+        {
+            "workspace_id": caller.workspace_id,
+            "campaign_id": campaign_id,
+            "tier": tier,
+            "pool_id": pool,
+            "position": position,
+        }
+        for tier, pools in enumerate(tiers, 1)
+        for position, pool in enumerate(dict.fromkeys(pools), 1)
+    ]
+    if rows:
+        await tx.execute(insert(CampaignTier), rows)
+
+
+async def _one(tx: AsyncConnection, caller: Caller, campaign_id: int) -> CampaignOut:
+    found = await _read(tx, caller, [campaign_id])
+    if not found:
+        raise Problem(problems.NOT_FOUND, "there is no such campaign in this workspace")
+    return found[0]
+
+
+async def _read(tx: AsyncConnection, caller: Caller, numbers: Sequence[int]) -> list[CampaignOut]:
+    steps: dict[int, list[StepOut]] = {}
+    for row in await tx.execute(
+        select(Step.__table__)
+        .where(Step.workspace_id == caller.workspace_id, Step.campaign_id.in_(numbers))
+        .order_by(Step.campaign_id, Step.position)
+    ):
+        steps.setdefault(row.campaign_id, []).append(
+            StepOut(
+                id=ids.encode("stp", row.step_id),
+                position=row.position,
+                delay_s=row.delay_s,
+                subject=row.subject,
+                text=row.text_template,
+                html=row.html_template,
+                version=row.version,
+            )
+        )
+    tiers: dict[int, dict[int, list[str]]] = {}
+    for row in await tx.execute(
+        select(CampaignTier.campaign_id, CampaignTier.tier, CampaignTier.pool_id)
+        .where(
+            CampaignTier.workspace_id == caller.workspace_id,
+            CampaignTier.campaign_id.in_(numbers),
+        )
+        .order_by(CampaignTier.campaign_id, CampaignTier.tier, CampaignTier.position)
+    ):
+        pools = tiers.setdefault(row.campaign_id, {}).setdefault(row.tier, [])
+        pools.append(ids.encode("pool", row.pool_id))
+    held = await open_suspensions(tx, "campaign", numbers)
+    rows = await tx.execute(
+        select(Campaign.__table__)
+        .where(Campaign.workspace_id == caller.workspace_id, Campaign.campaign_id.in_(numbers))
+        .order_by(Campaign.campaign_id.desc())
+    )
+    return [
+        CampaignOut(
+            id=ids.encode("cmp", row.campaign_id),
+            name=row.name,
+            type=row.type,
+            status=row.status,
+            stickiness=row.stickiness,
+            start_at=row.start_at,
+            started_at=row.started_at,
+            steps=steps.get(row.campaign_id, []),
+            tiers=list(tiers.get(row.campaign_id, {}).values()),
+            suspensions=held.get(row.campaign_id, []),
+            version=row.version,
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+        )
+        for row in rows
+    ]
+
+
+def _finding(one: Finding) -> FindingOut:
+    return FindingOut(severity=one.severity, code=one.code, where=one.where, message=one.message)
+
+
+def _wrong_state(state: str, wish: str) -> Problem:
+    return Problem(
+        problems.CAMPAIGN_STATE, f"a campaign that is {state} cannot {wish}", status_now=state
+    )

@@ -1,0 +1,119 @@
+"""Types that requests and answers share."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from email_validator import EmailNotValidError, validate_email
+from fastapi import Header
+from pydantic import AfterValidator, BaseModel, BeforeValidator, StringConstraints, WithJsonSchema
+
+from paceline_common import ids
+from paceline_common.http import ProblemType
+from paceline_gateway import problems
+from paceline_gateway.domain.zone import is_timezone
+
+
+def _public(kind: ids.Kind) -> tuple[BeforeValidator, WithJsonSchema]:
+    def decoded(text: object) -> int:
+        if not isinstance(text, str):
+            raise ValueError(f"not a {kind}_ id")
+        return ids.decode(kind, text)
+
+    return (
+        BeforeValidator(decoded),
+        WithJsonSchema({"type": "string", "pattern": f"^{kind}_[0-9a-f]{{16}}$"}),
+    )
+
+
+# Row numbers inside, public ids outside.
+MailboxId = Annotated[int, *_public("mbx")]
+PoolId = Annotated[int, *_public("pool")]
+CampaignId = Annotated[int, *_public("cmp")]
+ImportId = Annotated[int, *_public("imp")]
+LeadId = Annotated[int, *_public("lead")]
+EnrollmentId = Annotated[int, *_public("enr")]
+AddressId = Annotated[int, *_public("addr")]
+QuarantineId = Annotated[int, *_public("qua")]
+
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=200,
+        description="Repeats of a request with the same key have no further effect.",
+    ),
+]
+
+
+def email_fault(text: str) -> str | None:
+    """Return why `text` is no email address (RFC 5321, 6531), None if it is one. No DNS."""
+    try:
+        # `.test` is where people try an installation out; nothing else is relaxed.
+        validate_email(text, check_deliverability=False, test_environment=True)
+    except EmailNotValidError as error:
+        return str(error)
+    return None
+
+
+def _email(text: str) -> str:
+    if fault := email_fault(text):
+        raise ValueError(fault)
+    return text
+
+
+Email = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=3, max_length=320),
+    AfterValidator(_email),
+]
+
+
+def _timezone(name: str) -> str:
+    if not is_timezone(name):
+        raise ValueError(f"{name!r} is no IANA time zone; write it like Europe/Berlin")
+    return name
+
+
+Timezone = Annotated[str, AfterValidator(_timezone)]
+
+
+def _aware(at: datetime) -> datetime:
+    if at.tzinfo is None:
+        raise ValueError("a time needs its offset: 2026-01-31T09:00:00+01:00, or …Z")
+    return at
+
+
+Instant = Annotated[datetime, AfterValidator(_aware)]
+
+
+class ProblemOut(BaseModel):
+    """RFC 9457, with our stable `code`. Some kinds have further members."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+
+
+def answers(*kinds: ProblemType) -> dict[int | str, dict[str, Any]]:
+    """Return OpenAPI responses for the problems a route may answer with, beside the usual ones."""
+    by_status: dict[int, list[str]] = {}
+    for kind in (problems.UNAUTHENTICATED, problems.FORBIDDEN, problems.REQUEST_INVALID, *kinds):
+        by_status.setdefault(kind.status, []).append(kind.code)
+    return {
+        status: {
+            "description": "Problem: " + ", ".join(f"`{code}`" for code in codes),
+            "content": {
+                "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}
+            },
+        }
+        for status, codes in by_status.items()
+    }
+
+
+def public(kind: ids.Kind, number: int | None) -> str | None:
+    """Return the public id of a row that may be absent."""
+    return None if number is None else ids.encode(kind, number)

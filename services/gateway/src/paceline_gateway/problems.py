@@ -1,0 +1,171 @@
+"""Every error the API answers with, in one table: RFC 9457 problems with a stable `code`.
+
+`docs/errors.md` is generated from it. A code is never renamed and never gets
+another meaning.
+"""
+
+from paceline_common.http import (
+    DEPENDENCY_AWAY,
+    INTERNAL_ERROR,
+    REQUEST_INVALID,
+    ProblemType,
+)
+
+__all__ = ["DEPENDENCY_AWAY", "INTERNAL_ERROR", "REQUEST_INVALID", "TABLE", "markdown"]
+
+UNAUTHENTICATED = ProblemType(
+    "unauthenticated", 401, "No valid API key",
+    "Send `Authorization: Bearer pl_…` with a key that has not been revoked.",
+)  # fmt: skip
+FORBIDDEN = ProblemType(
+    "forbidden", 403, "The key's scopes do not allow this",
+    "Use a key that has the scope named in `needs`.",
+)  # fmt: skip
+WORKSPACE_INACTIVE = ProblemType(
+    "workspace_inactive", 403, "The workspace is not active",
+    "Ask whoever runs this installation.",
+)  # fmt: skip
+NOT_FOUND = ProblemType(
+    "not_found", 404, "There is no such thing in this workspace",
+    "Check the id; ids of other workspaces do not exist here.",
+)  # fmt: skip
+RECEIPT_PENDING = ProblemType(
+    "receipt_pending", 404, "No receipt yet",
+    "The event is still on its way, or was never published: ask again in a moment.",
+)  # fmt: skip
+NAME_TAKEN = ProblemType(
+    "name_taken", 409, "The name is in use", "Choose another name."
+)  # fmt: skip
+MAILBOX_EXISTS = ProblemType(
+    "mailbox_exists", 409, "The mailbox is already connected in this workspace",
+    "Change the one that `mailbox_id` names with PATCH.",
+)  # fmt: skip
+MAILBOX_DELETED = ProblemType(
+    "mailbox_deleted", 409, "The mailbox was disconnected",
+    "Connect it again with POST /v1/mailboxes; it keeps its history.",
+)  # fmt: skip
+POOL_IN_USE = ProblemType(
+    "pool_in_use", 409, "Campaigns use the pool",
+    "Take it out of the tiers of the campaigns listed in `campaigns` first.",
+)  # fmt: skip
+CAMPAIGN_STATE = ProblemType(
+    "campaign_state", 409, "The campaign's state does not allow this",
+    "`status` is its state; `allowed` are the states in which it works.",
+)  # fmt: skip
+CAMPAIGN_NOT_READY = ProblemType(
+    "campaign_not_ready", 422, "The campaign cannot start yet",
+    "Mend each entry of `findings` whose severity is error.",
+)  # fmt: skip
+STEPS_IN_USE = ProblemType(
+    "steps_in_use", 409, "A started campaign cannot lose steps",
+    "Send at least as many steps as it has; texts and delays may change, steps may be added.",
+)  # fmt: skip
+TEMPLATE_INVALID = ProblemType(
+    "template_invalid", 422, "A template is not valid Liquid",
+    "Mend the place that `where` names.",
+)  # fmt: skip
+POLICY_INVALID = ProblemType(
+    "policy_invalid", 422, "The pacing policy cannot hold",
+    "`errors` says for each setting what to change.",
+)  # fmt: skip
+CONNECTION_TEST_FAILED = ProblemType(
+    "connection_test_failed", 422, "The connection test failed; nothing was saved",
+    "`send` and `read` hold the servers' exact words and what to do.",
+)  # fmt: skip
+CONNECTION_TEST_UNAVAILABLE = ProblemType(
+    "connection_test_unavailable", 503, "The connection could not be tested; nothing was saved",
+    "A part of Paceline is away: try again shortly.",
+)  # fmt: skip
+CURSOR_INVALID = ProblemType(
+    "cursor_invalid", 422, "The cursor is not one of ours",
+    "Send `next_cursor` of an earlier answer of the same list, unchanged.",
+)  # fmt: skip
+LEADS_INVALID = ProblemType(
+    "leads_invalid", 422, "None of the leads can be enrolled",
+    "`errors` says for each lead what is wrong.",
+)  # fmt: skip
+IDEMPOTENCY_REUSED = ProblemType(
+    "idempotency_key_reused", 422, "The Idempotency-Key was used for another request",
+    "Use a new key for a new request; repeat an old request unchanged.",
+)  # fmt: skip
+EMAIL_INVALID = ProblemType(
+    "email_invalid", 422, "Not an email address", "`detail` says what is wrong with it."
+)  # fmt: skip
+QUARANTINE_SETTLED = ProblemType(
+    "quarantine_settled", 409, "The event was replayed and settled before", "Nothing is left to do."
+)  # fmt: skip
+QUARANTINE_NOT_REPLAYABLE = ProblemType(
+    "quarantine_not_replayable", 409, "Only lead-enrolled events can be replayed here",
+    "Ask whoever runs this installation: `paceline-admin quarantine`.",
+)  # fmt: skip
+QUARANTINE_BODY_INVALID = ProblemType(
+    "quarantine_body_invalid", 422, "The lead is still not valid",
+    "Send a repaired `lead`; `detail` says what is wrong.",
+)  # fmt: skip
+ENROLLMENT_FINAL = ProblemType(
+    "enrollment_final", 409, "The enrollment has ended", "Its state is final; nothing is left."
+)  # fmt: skip
+
+# The file as a whole; nothing of it was taken. Errors of single rows are in the import's `errors`.
+IMPORT_EMPTY = ProblemType(
+    "import_empty", 422, "The file is empty", "Upload a file with a header and rows."
+)  # fmt: skip
+IMPORT_NOT_CSV = ProblemType(
+    "import_not_csv", 422, "The file is not CSV", "Save the sheet as CSV (UTF-8)."
+)  # fmt: skip
+IMPORT_ENCODING_WRONG = ProblemType(
+    "import_encoding_wrong", 422, "The file is not in the encoding it should be in",
+    "Save it as UTF-8, or name its encoding with `encoding`.",
+)  # fmt: skip
+IMPORT_ENCODING_UNKNOWN = ProblemType(
+    "import_encoding_unknown", 422, "The encoding is not known", "Use a name like utf-8 or cp1252."
+)  # fmt: skip
+IMPORT_EMAIL_MISSING = ProblemType(
+    "import_email_missing", 422, "No column holds the email address",
+    'Name the column `email`, or map yours: {"Your column": "email"}.',
+)  # fmt: skip
+IMPORT_TOO_MANY_COLUMNS = ProblemType(
+    "import_too_many_columns", 422, "The file has too many columns", "Remove columns."
+)  # fmt: skip
+IMPORT_DUPLICATE_COLUMN = ProblemType(
+    "import_duplicate_column", 422, "Two columns feed the same field",
+    "Map all but one of them to null.",
+)  # fmt: skip
+IMPORT_MAPPING_UNKNOWN = ProblemType(
+    "import_mapping_unknown", 422, "The mapping names a column that the file does not have",
+    "Write the column names as they stand in the header.",
+)  # fmt: skip
+IMPORT_MAPPING_INVALID = ProblemType(
+    "import_mapping_invalid", 422, "The mapping is not valid",
+    "It is a JSON object: column → email, first_name, last_name, company, timezone, a field name, "
+    "or null to leave the column out.",
+)  # fmt: skip
+IMPORT_LINE_TOO_LONG = ProblemType(
+    "import_line_too_long", 422, "The header line is too long", "Is this really a CSV file?"
+)  # fmt: skip
+IMPORT_TOO_LARGE = ProblemType(
+    "import_too_large", 413, "The file is too large", "Split it; `max_bytes` is the limit."
+)  # fmt: skip
+
+TABLE: dict[str, ProblemType] = {
+    made.code: made
+    for made in sorted(
+        (value for value in list(globals().values()) if isinstance(value, ProblemType)),
+        key=lambda made: made.code,
+    )
+}
+
+
+def markdown() -> str:
+    """Return `docs/errors.md`."""
+    lines = [
+        "# Errors of the API",
+        "",
+        "Generated from `services/gateway/src/paceline_gateway/problems.py` by `make docs`.",
+        "Errors are `application/problem+json` (RFC 9457); decide on `code`, show `detail`.",
+        "",
+        "| code | status | what it means | what to do |",
+        "|---|---|---|---|",
+        *(f"| `{p.code}` | {p.status} | {p.title} | {p.remedy} |" for p in TABLE.values()),
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,27 @@
+"""The gateway's settings."""
+
+from pydantic import Field, SecretStr
+
+from paceline_common.settings import ServiceSettings
+
+
+class GatewaySettings(ServiceSettings):
+    """What the gateway needs beyond `ServiceSettings`.
+
+    `*_url` and `*_token`: where the other services' `/internal` listens and
+    what it accepts. `public_url`: where the world reaches the gateway.
+    """
+
+    sender_url: str
+    sender_token: SecretStr
+    reply_url: str
+    reply_token: SecretStr
+    public_url: str
+
+    import_max_bytes: int = Field(default=100 * 1024 * 1024, ge=1024)
+    import_batch_rows: int = Field(default=500, ge=1, le=5000)
+    # A server may take its time over AUTH and the final dot.
+    probe_send_timeout_s: float = Field(default=60.0, gt=0)
+    # How long the test message may take to show up in the inbox.
+    probe_read_wait_s: float = Field(default=30.0, gt=0)
+    scheduled_start_every_s: float = Field(default=1.0, gt=0)

@@ -1,0 +1,100 @@
+"""The gateway's events about its own rows: audit records and `*-changed`."""
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from paceline_common import events, ids, topics
+from paceline_common.db import Outgoing
+from paceline_gateway.auth import Caller
+from paceline_gateway.parts import Parts
+
+
+async def audit(
+    parts: Parts,
+    tx: AsyncConnection,
+    caller: Caller,
+    action: str,
+    subject: str,
+    **detail: str,
+) -> None:
+    """Record that `caller` did `action` to `subject` (a public id); commits with `tx`.
+
+    `detail` holds no secrets and no addresses.
+    """
+    await _record(
+        parts, tx, caller.workspace_id, caller.actor, action, subject, caller.source_ip, detail
+    )
+
+
+async def audit_system(
+    parts: Parts, tx: AsyncConnection, workspace_id: int, action: str, subject: str, **detail: str
+) -> None:
+    """Record that the gateway itself did `action`, as it was told to earlier."""
+    await _record(parts, tx, workspace_id, "gateway", action, subject, None, detail)
+
+
+async def _record(
+    parts: Parts,
+    tx: AsyncConnection,
+    workspace_id: int,
+    actor: str,
+    action: str,
+    subject: str,
+    source_ip: str | None,
+    detail: dict[str, str],
+) -> None:
+    workspace = ids.encode("ws", workspace_id)
+    body = events.AuditRecorded(
+        workspace_id=workspace,
+        action=action,
+        actor=actor,
+        subject=subject,
+        at=parts.clock.now(),
+        source_ip=source_ip,
+        detail=detail,
+    )
+    await parts.outbox.add(
+        tx, [Outgoing(topic=topics.AUDIT_RECORDED, key=workspace, body=body, subject=subject)]
+    )
+
+
+async def mailbox_changed(
+    parts: Parts,
+    tx: AsyncConnection,
+    workspace_id: int,
+    mailbox_id: int,
+    version: int,
+    *,
+    deleted: bool = False,
+) -> None:
+    """Announce a mailbox's new version; the caller holds its row's lock."""
+    mailbox = ids.encode("mbx", mailbox_id)
+    body = events.MailboxChanged(
+        workspace_id=ids.encode("ws", workspace_id),
+        mailbox_id=mailbox,
+        version=version,
+        deleted=deleted,
+    )
+    await parts.outbox.add(
+        tx, [Outgoing(topic=topics.MAILBOX_CHANGED, key=mailbox, body=body, subject=mailbox)]
+    )
+
+
+async def campaign_changed(
+    parts: Parts,
+    tx: AsyncConnection,
+    workspace_id: int,
+    campaign_id: int,
+    version: int,
+    status: str,
+) -> None:
+    """Announce a campaign's new version; the caller holds its row's lock."""
+    campaign = ids.encode("cmp", campaign_id)
+    body = events.CampaignChanged(
+        workspace_id=ids.encode("ws", workspace_id),
+        campaign_id=campaign,
+        version=version,
+        status=status,
+    )
+    await parts.outbox.add(
+        tx, [Outgoing(topic=topics.CAMPAIGN_CHANGED, key=campaign, body=body, subject=campaign)]
+    )
