@@ -87,7 +87,9 @@ async def test_a_follow_up_continues_the_conversation(
     assert parsed["In-Reply-To"] == first_id
     assert parsed["References"] == first_id
     assert world.message(second)["references_"] == [first_id]
-    assert parsed.get_body(("plain",)).get_content().strip() == "Did you see this, Bob? Two Ltd"
+    body = parsed.get_body(("plain",))
+    assert body is not None
+    assert body.get_content().strip() == "Did you see this, Bob? Two Ltd"
 
 
 async def test_only_what_was_sent_is_part_of_the_conversation(

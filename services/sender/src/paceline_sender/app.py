@@ -74,4 +74,4 @@ def build(settings: SenderSettings) -> Service:
 
 def run() -> None:
     """Run the sender until it is told to stop."""
-    build(SenderSettings()).run()
+    build(SenderSettings()).run()  # type: ignore[call-arg]  # pydantic reads the environment

@@ -105,7 +105,7 @@ def answer(outcome: Outcome, now: datetime) -> Answer:
         case Unsent():
             return Answer(
                 "unsent",
-                outcome.outcome_class and outcome.outcome_class.value,
+                None if outcome.outcome_class is None else outcome.outcome_class.value,
                 outcome.reason,
                 outcome.code,
                 outcome.status,

@@ -1,0 +1,192 @@
+"""`/internal/probe` and `/internal/preview`, as the gateway calls them."""
+
+import base64
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from paceline_common.keys import KeyService
+from paceline_local.stack import Stack
+from paceline_sender.app import build
+from paceline_sender.settings import SenderSettings
+
+from .conftest import PASSWORD, World, until
+
+
+@pytest.fixture
+async def client(settings: SenderSettings) -> AsyncIterator[httpx.AsyncClient]:
+    service = build(settings)
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(service.http),
+        base_url="http://sender",
+        headers={"Authorization": "Bearer internal-token"},
+    ) as client:
+        yield client
+    await service.db.close()
+    service.keys.close()
+
+
+async def request(
+    house: Stack, world: World, keys: KeyService, password: str = PASSWORD, **smtp: Any
+) -> dict[str, Any]:
+    sealed = await keys.seal(
+        "send", world.workspace_id, json.dumps({"password": password}).encode(),
+        table="mailbox", row=world.mailbox_id,
+    )  # fmt: skip
+    return {
+        "workspace_id": world.workspace_id,
+        "mailbox_id": world.mailbox_id,
+        "email": world.email,
+        "display_name": "Ann",
+        "smtp": {
+            "host": "127.0.0.1", "port": house.ports["smtp"], "tls": "starttls",
+            "username": world.email, "auth": "auto", **smtp,
+        },
+        "credential": base64.b64encode(sealed).decode(),
+        "token": "probe-token-1",
+    }  # fmt: skip
+
+
+async def test_a_probe_sends_one_line_to_the_mailbox_itself(
+    house: Stack, world: World, keys: KeyService, client: httpx.AsyncClient
+) -> None:
+    answer = await client.post("/internal/probe", json=await request(house, world, keys))
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["ok"] is True
+    assert answer.json()["code"] == "ok"
+    folder = house.mailhost.maildir(world.email) / "new"
+    await until(lambda: folder.exists() and any(folder.iterdir()), "delivered")
+    (path,) = folder.iterdir()
+    text = path.read_text()
+    assert "Subject: Paceline connection test probe-token-1" in text
+    assert "X-Paceline-Probe: probe-token-1" in text
+    (event,) = world.events("mailbox-probed")
+    assert (event.leg, event.ok) == ("send", True)
+
+
+async def test_a_probe_of_a_mailbox_not_yet_saved_raises_no_event(
+    house: Stack, world: World, keys: KeyService, client: httpx.AsyncClient
+) -> None:
+    asked = await request(house, world, keys)
+    asked["mailbox_id"] += 1
+    sealed = await keys.seal(
+        "send", world.workspace_id, json.dumps({"password": PASSWORD}).encode(),
+        table="mailbox", row=asked["mailbox_id"],
+    )  # fmt: skip
+    asked["credential"] = base64.b64encode(sealed).decode()
+    answer = await client.post("/internal/probe", json=asked)
+    assert answer.json()["ok"] is True
+    assert world.events("mailbox-probed") == []
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        ({"password": "wrong"}, "auth_failed", "5.7.8"),
+        ({"host": "no-such-host.invalid"}, "dns_failed", "no-such-host.invalid"),
+        ({"host": "10.255.255.1"}, "host_not_allowed", "10.255.255.1"),
+        ({"port": 1}, "connect_refused", ""),
+        ({"tls": "implicit"}, "tls_failed", ""),
+    ],
+)
+async def test_a_failed_probe_gives_the_exact_words_and_a_remedy(
+    house: Stack,
+    world: World,
+    keys: KeyService,
+    client: httpx.AsyncClient,
+    change: dict[str, Any],
+    code: str,
+    words: str,
+) -> None:
+    answer = await client.post("/internal/probe", json=await request(house, world, keys, **change))
+    body = answer.json()
+    assert (body["ok"], body["code"]) == (False, code)
+    assert words in body["message"]
+    assert body["message"]
+    assert body["remedy"]
+
+
+async def test_an_address_of_another_account_is_refused_as_sender(
+    house: Stack, world: World, keys: KeyService, client: httpx.AsyncClient
+) -> None:
+    asked = await request(house, world, keys)
+    asked["email"] = "somebody-else@north.test"
+    answer = await client.post("/internal/probe", json=asked)
+    assert answer.json()["code"] in ("sender_refused", "message_refused")
+
+
+async def test_a_credential_sealed_for_another_row_is_a_problem(
+    house: Stack, world: World, keys: KeyService, client: httpx.AsyncClient
+) -> None:
+    asked = await request(house, world, keys)
+    asked["mailbox_id"] += 1
+    answer = await client.post("/internal/probe", json=asked)
+    assert answer.status_code == 422
+    assert answer.json()["code"] == "credential_unreadable"
+
+
+async def test_without_the_service_token_nothing_is_answered(
+    house: Stack, world: World, keys: KeyService, client: httpx.AsyncClient
+) -> None:
+    asked = await request(house, world, keys)
+    for token in ("", "Bearer wrong"):
+        answer = await client.post("/internal/probe", json=asked, headers={"Authorization": token})
+        assert answer.status_code == 401
+
+
+async def test_a_preview_shows_the_step_and_what_is_missing(
+    world: World, client: httpx.AsyncClient
+) -> None:
+    asked = {
+        "workspace_id": world.workspace_id,
+        "campaign_id": world.campaign_id,
+        "step": 2,
+        "mailbox_id": world.mailbox_id,
+        "lead": {"email": "bob@example.test", "first_name": "<Bob>"},
+    }
+    answer = await client.post("/internal/preview", json=asked)
+    assert answer.status_code == 200, answer.text
+    assert answer.json() == {
+        "subject": "Re: Hello <Bob>",
+        "text": "Did you see this, <Bob>? [company]",
+        "html": "<p>Did you see this, &lt;Bob&gt;? [company]</p>",
+        "missing": ["company"],
+    }
+
+
+async def test_a_preview_of_nothing_or_of_a_wrong_template_is_a_problem(
+    world: World, client: httpx.AsyncClient
+) -> None:
+    asked = {
+        "workspace_id": world.workspace_id,
+        "campaign_id": world.campaign_id,
+        "step": 9,
+        "mailbox_id": world.mailbox_id,
+        "lead": {},
+    }
+    answer = await client.post("/internal/preview", json=asked)
+    assert (answer.status_code, answer.json()["code"]) == (404, "step_not_found")
+    world.rows(
+        "UPDATE gateway.step SET text_template = '{{ oops' WHERE workspace_id = %s"
+        " AND position = 1",
+        world.workspace_id,
+    )
+    answer = await client.post("/internal/preview", json={**asked, "step": 1})
+    assert (answer.status_code, answer.json()["code"]) == (422, "template_error")
+
+
+async def test_a_preview_of_another_workspaces_step_is_not_found(
+    world: World, client: httpx.AsyncClient
+) -> None:
+    asked = {
+        "workspace_id": world.workspace_id + 1_000_000,
+        "campaign_id": world.campaign_id,
+        "step": 1,
+        "mailbox_id": world.mailbox_id,
+        "lead": {},
+    }
+    answer = await client.post("/internal/preview", json=asked)
+    assert answer.status_code == 404
