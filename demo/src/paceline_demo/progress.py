@@ -77,6 +77,13 @@ class Board:
         """Add a line that people should see now and find again above the board."""
         self._show(f"  {escape(line)}")
 
+    def part(self, name: str, state: str, detail: str) -> None:
+        """Show that a part of the stack is in `state` (see `paceline_local.stack.Report`)."""
+        if state in {"ready", "failed"}:
+            self._show(f"  {escape(name)} {state} {escape(detail)}")
+        else:
+            self.event(f"{name} {detail}")
+
     def event(self, line: str) -> None:
         """Add one event to the short list of the last ones."""
         self._events.append(f"{self.elapsed_s:6.1f} s  {line}")

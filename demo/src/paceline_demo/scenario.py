@@ -216,7 +216,7 @@ def steps() -> list[dict[str, Any]]:
     line = "Hello {{ first_name }}, is {{ company }} still on the {{ plan }} plan?"
     return [
         {
-            "delay_s": delay,
+            "delay_s": int(delay),
             "subject": "A question for {{ company }}" if step == 1 else "",
             "text": f"{line}\n\n({marker(step)})\n",
             "html": f"<p>{line}</p><p>({marker(step)})</p>",

@@ -1,0 +1,298 @@
+"""What the demo asks of Paceline: as an operator by `paceline-admin`, as a customer by the API."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Self
+
+from paceline_demo import scenario as cast
+from paceline_demo.admin import Admin, AdminFailed
+from paceline_demo.api import Api, ApiRefused
+from paceline_demo.facts import Claims, Enrolled, Quarantined, RowError
+from paceline_demo.progress import Board
+from paceline_demo.publisher import Order, publish_from_outside
+from paceline_demo.scenario import Scenario, Sender
+from paceline_local.stack import Stack
+
+# What the house needs to answer to an event, a few retries of a bad one included.
+_SOON_S: Final = 45.0
+_LOOK_EVERY_S: Final = 0.5
+# Where a run that was cut off left its key, for the next one to clear up with.
+_KEY: Final = ("demo", "api_key")
+_QUARANTINED: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """A workspace and the API as it sees it."""
+
+    workspace_id: str
+    key: str
+    api: Api
+
+
+class House:
+    """One run's two workspaces: its own, and the one its publisher may not enroll into."""
+
+    def __init__(
+        self, stack: Stack, scenario: Scenario, board: Board, admin: Admin, own: Workspace,
+        other: Workspace, quarantined_before: frozenset[str],
+    ) -> None:  # fmt: skip
+        self._stack, self._scenario, self._board = stack, scenario, board
+        self._admin, self._own, self._other = admin, own, other
+        self._quarantined_before = quarantined_before
+        self._api = own.api
+        self._campaign = self._other_campaign = self._import = ""
+
+    @classmethod
+    async def open(cls, stack: Stack, scenario: Scenario, board: Board) -> Self:
+        """Clear up after a run that was cut off, and make two fresh workspaces with a key each."""
+        admin = Admin(stack.env("admin"))
+        url = stack.services["gateway"].url()
+        left = stack.layout.secrets.joinpath(*_KEY)
+        if left.exists():
+            # The key's workspace may be gone with the data of the stack.
+            with suppress(ApiRefused):
+                await _clear_up(Api(url, left.read_text()))
+        own = await _workspace(admin, url, cast.WORKSPACE)
+        stack.passwords.put(*_KEY, own.key)
+        other = await _workspace(admin, url, cast.OTHER_WORKSPACE)
+        before = {entry.entry_id for entry in await _installation(admin)}
+        return cls(stack, scenario, board, admin, own, other, frozenset(before))
+
+    def keys(self) -> list[str]:
+        """Return the API keys of the run: secrets that no log may hold."""
+        return [self._own.key, self._other.key]
+
+    def urls(self) -> dict[str, str]:
+        """Return where people look on: the API's documents, each service's metrics."""
+        services = self._stack.services
+        return {"api docs": f"{services['gateway'].url()}/docs"} | {
+            f"{name} metrics": f"{service.url()}/metrics" for name, service in services.items()
+        }
+
+    async def connect_mailboxes(self) -> None:
+        """Connect the four mailboxes, the first one with a wrong password at first."""
+        first = self._scenario.senders[0]
+        try:
+            await self._connect(first, self._scenario.wrong_password)
+        except ApiRefused as refused:
+            leg = refused.problem.get("send") or {}
+            self._board.say(f"{first.email}, wrong password: {leg.get('message', refused)}")
+            self._board.say(f"what to do: {leg.get('remedy', '–')}")
+        connected = await asyncio.gather(
+            *(self._connect(sender, sender.password) for sender in self._scenario.senders)
+        )
+        pools = await asyncio.gather(
+            *(
+                self._api.post("/v1/pools", {"name": domain, "mailboxes": mailboxes})
+                for domain, mailboxes in _by_domain(self._scenario.senders, connected).items()
+            )
+        )
+        self._tiers = [[pool["id"] for pool in pools]]
+
+    async def _connect(self, sender: Sender, password: str) -> str:
+        ports = self._stack.ports
+        server = {"host": "127.0.0.1", "username": sender.email, "password": password}
+        mailbox = await self._api.post(
+            "/v1/mailboxes",
+            {
+                "email": sender.email,
+                "display_name": sender.display_name,
+                "policy": cast.policy(),
+                "smtp": server | {"port": ports["smtp_starttls"], "tls": "starttls"},
+                "imap": server | {"port": ports["imaps"], "tls": "implicit"},
+            },
+        )
+        self._board.say(f"{sender.email} connected: a test message was sent and read back")
+        return str(mailbox["id"])
+
+    async def make_campaign(self) -> None:
+        """Make the two-step campaign, and a draft in the other workspace to trespass on."""
+        body = {"name": "Paceline demo", "steps": cast.steps(), "tiers": self._tiers}
+        self._campaign = (await self._api.post("/v1/campaigns", body))["id"]
+        other = await self._other.api.post("/v1/campaigns", {"name": "Not yours"})
+        self._other_campaign = other["id"]
+
+    async def suppress(self, email: str) -> None:
+        """Suppress an address."""
+        await self._api.post("/v1/suppressions", {"email": email})
+
+    async def start(self) -> None:
+        """Start the campaign."""
+        await self._api.post(f"/v1/campaigns/{self._campaign}/start")
+
+    async def import_csv(self) -> None:
+        """Upload the CSV and show the errors of its bad rows."""
+        made = await self._api.upload(
+            f"/v1/campaigns/{self._campaign}/imports", "leads.csv", self._scenario.csv
+        )
+        self._import = made["id"]
+        counts = made["counts"]
+        self._board.say(f"CSV of {counts['rows']} rows, {counts['errors']} bad:")
+        for error in await self._row_errors():
+            self._board.say(f"  row {error.row}, {error.column}: {error.message}")
+
+    async def publish(self) -> None:
+        """Let the external publisher publish its twenty events, as a process of its own."""
+        client = await asyncio.to_thread(self._stack.kafka.add_publisher, cast.PUBLISHER)
+        with suppress(AdminFailed):  # known from an earlier run
+            await self._admin("publisher", "add", cast.PUBLISHER)
+        await self._admin("publisher", "allow", cast.PUBLISHER, self._own.workspace_id)
+        events = cast.events(
+            self._scenario, self._own.workspace_id, self._campaign,
+            (self._other.workspace_id, self._other_campaign),
+        )  # fmt: skip
+        order = Order(
+            bootstrap=client["bootstrap.servers"],
+            user=client["sasl.username"],
+            password=client["sasl.password"],
+            publisher=cast.PUBLISHER,
+            bodies=[(workspace, body.decode()) for workspace, body in events],
+        )
+        await asyncio.to_thread(publish_from_outside, order)
+        self._board.say(f"the publisher published {len(events)} events from outside")
+
+    async def repair(self) -> None:
+        """Wait for the quarantine, mend the event that can be mended, and replay it."""
+
+        async def complete() -> bool:
+            return len(await self._quarantine()) >= _QUARANTINED
+
+        await _await(complete)
+        for entry in await self._quarantine():
+            self._board.say(f"quarantined: {entry.reason}")
+            lead = cast.enrollment(self._scenario.repaired, self._own.workspace_id, self._campaign)
+            if "email" in entry.reason:
+                await self._api.post(f"/v1/quarantine/{entry.entry_id}/replay", {"lead": lead})
+                self._board.say("  repaired and replayed")
+
+    async def totals(self) -> Mapping[str, int]:
+        """Return the campaign's enrollments per state, as its report counts them."""
+        report = await self._api.get(f"/v1/campaigns/{self._campaign}/report")
+        return dict(report["states"])
+
+    async def mailboxes(self) -> Mapping[str, tuple[datetime | None, str]]:
+        """Return each mailbox's next slot and state."""
+        found: dict[str, tuple[datetime | None, str]] = {}
+        for mailbox in await self._api.all("/v1/mailboxes"):
+            next_at = (mailbox["pace"] or {}).get("next_at")
+            held = ", ".join(one["reason"] for one in mailbox["suspensions"])
+            state = held or ("active" if mailbox["is_active"] else "inactive")
+            found[mailbox["email"]] = (datetime.fromisoformat(next_at) if next_at else None, state)
+        return found
+
+    async def at_rest(self, expected: int) -> bool:
+        """Tell whether all leads are enrolled and none of them has anything ahead."""
+        try:
+            rows = await self._enrollments()
+        except ApiRefused:
+            # A gateway that has just come back may lack something for a moment.
+            return False
+        open_ = [row for row in rows if row.state == "active" and row.job_state != "in_doubt"]
+        return len(rows) >= expected and not open_
+
+    async def claims(self, in_doubt_allowed: int) -> Claims:
+        """Return what Paceline says of the run, when all of it has been said."""
+
+        async def settled() -> bool:
+            counts = (await self._api.get(f"/v1/imports/{self._import}"))["counts"]
+            entries = await self._quarantine()
+            return not counts["pending"] and any(entry.settled for entry in entries)
+
+        # What is not said by then, the promises tell.
+        with suppress(TimeoutError):
+            await _await(settled)
+        counts = (await self._api.get(f"/v1/imports/{self._import}"))["counts"]
+        installation = await _installation(self._admin)
+        return Claims(
+            enrollments=await self._enrollments(),
+            totals=await self.totals(),
+            row_errors=await self._row_errors(),
+            receipts={outcome: counts[outcome] for outcome in _OUTCOMES},
+            quarantine=await self._quarantine(),
+            installation=[e for e in installation if e.entry_id not in self._quarantined_before],
+            trespassed=len(await self._other.api.all("/v1/leads"))
+            + len(await self._other.api.all("/v1/enrollments")),
+            audited=await self._audited(),
+            in_doubt_allowed=in_doubt_allowed,
+        )
+
+    async def close(self) -> None:
+        """Stop the campaign and disconnect the mailboxes: nothing of this run sends or reads on."""
+        await _clear_up(self._api)
+        self._stack.layout.secrets.joinpath(*_KEY).unlink(missing_ok=True)
+
+    async def _enrollments(self) -> list[Enrolled]:
+        rows = await self._api.all("/v1/enrollments", campaign_id=self._campaign)
+        return [
+            Enrolled(
+                email=row["email"] or "",
+                state=row["state"],
+                reason=row["reason"],
+                job_state=(row["job"] or {}).get("state"),
+            )
+            for row in rows
+        ]
+
+    async def _row_errors(self) -> list[RowError]:
+        errors = await self._api.all(f"/v1/imports/{self._import}/errors")
+        return [RowError(error["row"], error["column"], error["message"]) for error in errors]
+
+    async def _quarantine(self) -> list[Quarantined]:
+        entries = await self._api.all("/v1/quarantine")
+        return [_entry(entry) for entry in entries]
+
+    async def _audited(self) -> str | None:
+        try:
+            await self._admin("audit", "verify")
+        except AdminFailed as failed:
+            return str(failed)
+        return None
+
+
+_OUTCOMES: Final = ("enrolled", "duplicate", "suppressed", "refused")
+
+
+async def _workspace(admin: Admin, url: str, settings: Mapping[str, str]) -> Workspace:
+    made = await admin.json(
+        "workspace", "add", settings["name"],
+        "--timezone", settings["timezone"], "--country", settings["country"],
+    )  # fmt: skip
+    key = await admin.json("key", "add", made["workspace_id"], "--name", "demo")
+    return Workspace(made["workspace_id"], key["key"], Api(url, key["key"]))
+
+
+async def _clear_up(api: Api) -> None:
+    for campaign in await api.all("/v1/campaigns", status="running"):
+        await api.post(f"/v1/campaigns/{campaign['id']}/stop")
+    for mailbox in await api.all("/v1/mailboxes"):
+        await api.delete(f"/v1/mailboxes/{mailbox['id']}")
+
+
+async def _installation(admin: Admin) -> list[Quarantined]:
+    """Return the quarantine entries that belong to no workspace."""
+    return [_entry(entry) for entry in await admin.json("quarantine", "list")]
+
+
+def _entry(entry: Mapping[str, Any]) -> Quarantined:
+    return Quarantined(entry["id"], entry["reason"], settled=entry["settled_at"] is not None)
+
+
+def _by_domain(senders: tuple[Sender, ...], mailboxes: list[str]) -> dict[str, list[str]]:
+    pools: dict[str, list[str]] = {}
+    for sender, mailbox in zip(senders, mailboxes, strict=True):
+        pools.setdefault(sender.domain, []).append(mailbox)
+    return pools
+
+
+async def _await(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until `condition`; raise `TimeoutError` when it does not come soon."""
+    deadline = time.monotonic() + _SOON_S
+    while not await condition():
+        if time.monotonic() >= deadline:
+            raise TimeoutError
+        await asyncio.sleep(_LOOK_EVERY_S)
