@@ -2,7 +2,7 @@
 
 import hashlib
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -35,7 +35,7 @@ class Ports(Mapping[str, int]):
     def __getitem__(self, name: str) -> int:
         return self._ports[name]
 
-    def __iter__(self) -> "Iterable[str]":  # type: ignore[override]
+    def __iter__(self) -> Iterator[str]:
         return iter(self._ports)
 
     def __len__(self) -> int:
@@ -46,6 +46,8 @@ class Ports(Mapping[str, int]):
 
         A name in `in_use` keeps its port untested: a process of this stack listens there.
         """
+        # Another process of this stack may have chosen since this one read the file.
+        self._ports = _read(self._path)
         kept, moved = set(in_use), []
         for name in names:
             port = self._ports.get(name)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+_LOG_BYTES: Final = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +102,11 @@ class Processes:
         `env` is added to a small inherited environment; `user` is an account to
         run as (root only). The caller has made sure that `name` is not running.
         """
+        log_path = self.log_path(name)
+        if log_path.exists() and log_path.stat().st_size > _LOG_BYTES:
+            log_path.replace(log_path.with_suffix(".log.1"))
         base = {k: v for k, v in os.environ.items() if not k.startswith("PACELINE_")}
-        with self.log_path(name).open("ab") as log:
+        with log_path.open("ab") as log:
             child = subprocess.Popen(
                 list(argv),
                 stdin=subprocess.DEVNULL,

@@ -215,16 +215,10 @@ class Stack:
         def start(chain: Sequence[Part]) -> None:
             for part in chain:
                 report(part.name, "working", "")
-                try:
-                    part.start(partial(report, part.name, "working"))
-                except PartFailed as failure:
+                failure = self._try(part, report)
+                if failure:
                     failures.append(failure)
-                except Exception as error:  # noqa: BLE001 - one bad part must not hide the others
-                    reason = f"{type(error).__name__}: {error}"
-                    tail = self.processes.tail(part.name)
-                    failures.append(PartFailed(part.name, reason, "a bug in the stack?", tail))
-                if failures and failures[-1].part == part.name:
-                    report(part.name, "failed", failures[-1].reason)
+                    report(part.name, "failed", failure.reason)
                     return
                 report(part.name, "ready", part.version())
 
@@ -233,7 +227,20 @@ class Stack:
         if failures:
             raise StackFailed(failures)
 
+    def _try(self, part: Part, report: Report) -> PartFailed | None:
+        try:
+            part.start(partial(report, part.name, "working"))
+        except PartFailed as failure:
+            return failure
+        except Exception as error:  # noqa: BLE001 - one bad part must not hide the others
+            reason = f"{type(error).__name__}: {error}"
+            tail = self.processes.tail(part.name)
+            return PartFailed(part.name, reason, "unforeseen: please report it", tail)
+        return None
+
     def _stop(self, part: Part, report: Report) -> None:
+        if not any(self.processes.find(process) for process in part.processes):
+            return
         report(part.name, "working", "stopping")
         part.stop()
         report(part.name, "ready", "stopped")
