@@ -27,6 +27,7 @@ RULES: Final[tuple[Callable[[Run], Promise], ...]] = (
     mail_rules.one_conversation,
     mail_rules.own_words,
     mail_rules.vacation_goes_on,
+    claim_rules.wrong_password_told,
     claim_rules.one_state,
     claim_rules.states_add_up,
     claim_rules.doubt_is_named,

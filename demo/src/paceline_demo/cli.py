@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from paceline_common import topics
+from paceline_demo.admin import AdminFailed
 from paceline_demo.api import ApiRefused
-from paceline_demo.house import AdminFailed
 from paceline_demo.progress import Board
 from paceline_demo.publisher import PublishingFailed
 from paceline_demo.run import Options, drive
@@ -48,7 +48,7 @@ def run(
         typer.Option(help="SIGKILL this service in mid-campaign, then start it again."),
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the report only, as JSON.")
+        bool, typer.Option("--json", help="Print only the report, as JSON.")
     ] = False,
     report: Annotated[
         Path, typer.Option(help="Where the report goes.", show_default=".run/demo/report.json")

@@ -69,9 +69,11 @@ class Claims:
     import's rows per outcome; `quarantine` are the workspace's own entries,
     `installation` those that no workspace may see. `trespassed` counts what the
     forbidden workspace holds. `audited` is None when the chain verifies, else
-    what the verifier said.
+    what the verifier said. `wrong_password` is the answer to connecting a mailbox
+    with a wrong password, `in_doubt_allowed` how many jobs the run itself cut off.
     """
 
+    wrong_password: str
     enrollments: Sequence[Enrolled]
     totals: Mapping[str, int]
     row_errors: Sequence[RowError]

@@ -45,7 +45,8 @@ class House:
         self._admin, self._own, self._other = admin, own, other
         self._quarantined_before = quarantined_before
         self._api = own.api
-        self._campaign = self._other_campaign = self._import = ""
+        self._campaign = self._other_campaign = self._import = self._refusal = ""
+        self._tiers: list[list[str]] = []
 
     @classmethod
     async def open(cls, stack: Stack, scenario: Scenario, board: Board) -> Self:
@@ -81,8 +82,9 @@ class House:
             await self._connect(first, self._scenario.wrong_password)
         except ApiRefused as refused:
             leg = refused.problem.get("send") or {}
-            self._board.say(f"{first.email}, wrong password: {leg.get('message', refused)}")
-            self._board.say(f"what to do: {leg.get('remedy', '–')}")
+            self._refusal = str(leg.get("message") or refused)
+            self._board.say(f"{first.email}, wrong password: {self._refusal}")
+            self._board.say(f"what to do: {leg.get('remedy')}")
         connected = await asyncio.gather(
             *(self._connect(sender, sender.password) for sender in self._scenario.senders)
         )
@@ -209,6 +211,7 @@ class House:
         counts = (await self._api.get(f"/v1/imports/{self._import}"))["counts"]
         installation = await _installation(self._admin)
         return Claims(
+            wrong_password=self._refusal,
             enrollments=await self._enrollments(),
             totals=await self.totals(),
             row_errors=await self._row_errors(),

@@ -218,6 +218,7 @@ def _claims(scenario: Scenario) -> Claims:
         Enrolled(lead.email, cast.STATE_OF[lead.kind], None, None) for lead in scenario.expected
     ]
     return Claims(
+        wrong_password="535 5.7.8 Error: authentication failed",
         enrollments=rows,
         totals=_totals(rows),
         row_errors=[RowError(row, column, "why") for row, column in scenario.bad_rows.items()],

@@ -175,6 +175,14 @@ def doubt_without_a_kill(run: Run) -> None:
     run.state(run.of(Kind.ORDINARY), state="active", job_state="in_doubt")
 
 
+def wrong_password_taken(run: Run) -> None:
+    run.claims = replace(run.claims, wrong_password="")
+
+
+def wrong_password_in_our_words(run: Run) -> None:
+    run.claims = replace(run.claims, wrong_password="could not log in")
+
+
 def bad_row_untold(run: Run) -> None:
     run.claims = replace(run.claims, row_errors=run.claims.row_errors[1:])
 
@@ -260,6 +268,7 @@ BREACHES: dict[str, list[Spoil]] = {
     ],
     "states add up": [totals_differ, totals_do_not_add_up, not_enrolled],
     "doubt only where a submission was cut off": [doubt_without_a_kill],
+    "a wrong password is told": [wrong_password_taken, wrong_password_in_our_words],
     "bad rows told by number": [
         bad_row_untold, bad_row_off_by_one, bad_row_another_column, bad_row_without_reason,
         good_row_blamed,
