@@ -184,6 +184,22 @@ def reset(
 
 
 @app.command()
+def recreate(
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Drop the stack's database and make it anew (after a revision was rewritten, say)."""
+    stack = Stack()
+    yes or typer.confirm("Drop the database of this stack?", abort=True)
+    try:
+        with Progress(_out) as progress:
+            stack.recreate(progress)
+    except PartFailed as failure:
+        _explain(stack, failure)
+        raise typer.Exit(1) from failure
+
+
+@app.command()
 def vault() -> None:
     """Build the real Vault into the per-user cache, unless there is one."""
     # `make test` ends a build that nobody waits for: the exception ends the compiler too.

