@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from pydantic import SecretStr
 from paceline_common import grants
 from paceline_common.clock import Clock
 from paceline_common.keys import AppRole, KeyAdmin, KeyService, provision
+from paceline_local import vaultbuild
 
 _ROOT = Path(__file__).parents[3]
 _START_S = 30.0
@@ -123,9 +123,9 @@ def started(kind: str, directory: Path) -> Iterator[Running]:
 
 
 def _vault() -> Path:
-    found = shutil.which("vault") or shutil.which("bao")
-    assert found, "no key service: neither vault nor bao"
-    return Path(found)
+    found = vaultbuild.find()
+    assert found, "no real key service here: put vault or bao on PATH, or run `make vault`"
+    return found
 
 
 def _await_health(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:

@@ -6,6 +6,7 @@ whose final dot never left may be tried again.
 """
 
 import asyncio
+import os
 import re
 import socket
 import ssl
@@ -177,7 +178,7 @@ class SmtpProvider:
                 failure = Unsent("connect_timeout", OutcomeClass.SOFT, text=text)
             except OSError as error:
                 dialled.close()
-                text = error.strerror or str(error)
+                text = os.strerror(error.errno) if error.errno else str(error)
                 failure = Unsent("connect_refused", OutcomeClass.SOFT, text=text)
             except BaseException:
                 dialled.close()
@@ -457,7 +458,11 @@ def _unfit(text: str) -> Rejected:
 def _not_connected(error: Exception, reached: _Reached) -> Unsent:
     """Say what a failure ahead of the submission means."""
     secured = next((link for link in _chain(error) if isinstance(link, ssl.SSLError)), None)
-    if secured is not None or reached == "tls":
+    # The socket is connected before: what the system refuses then is the handshake.
+    handshake = isinstance(error.__cause__, OSError) and not isinstance(
+        error.__cause__, SMTPException | TimeoutError
+    )
+    if secured is not None or reached == "tls" or (reached == "greeting" and handshake):
         words = getattr(secured, "verify_message", None) or str(secured or error)
         return Unsent("tls_failed", OutcomeClass.CONFIG, text=words)
     if isinstance(error, TimeoutError):

@@ -1,0 +1,1 @@
+"""An SMTP server that does as its script says, mostly wrong."""
