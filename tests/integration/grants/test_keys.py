@@ -17,8 +17,8 @@ TEXT = base64.b64encode(b"text").decode()
 def sign_in(stack: Stack, principal: str) -> hvac.Client:
     client = hvac.Client(url=f"http://127.0.0.1:{stack.ports['keys']}")
     client.auth.approle.login(
-        stack.password(principal, "paceline_keys_role_id"),
-        stack.password(principal, "paceline_keys_secret_id"),
+        stack.passwords.get(principal, "paceline_keys_role_id"),
+        stack.passwords.get(principal, "paceline_keys_secret_id"),
     )
     return client
 
