@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import uvicorn
 import uvloop
 from fastapi import APIRouter, Depends
+from faststream.kafka import KafkaBroker
 
 from paceline_common import failpoints, telemetry
 from paceline_common.clock import SystemClock
@@ -70,7 +71,8 @@ class Service:
         self.port = settings.http_port
         self._readiness = Readiness(self.metrics)
         self.http = create_app(name, self.metrics, self._readiness)
-        self._broker = consuming_broker(settings, name)
+        # One for plain topics, one for families.
+        self._brokers: dict[bool, KafkaBroker] = {}
         self._publisher = Publisher(settings, name)
         self._relay = Relay(self.db, self.outbox, self._publisher, self.metrics, name)
         self._subscribers: list[Subscriber] = []
@@ -100,7 +102,10 @@ class Service:
         subscriber = Subscriber(
             self.name, subscription, settings=self.settings, db=self.db, metrics=self.metrics
         )
-        subscriber.attach(self._broker)
+        family = subscription.topic.pattern
+        if family not in self._brokers:
+            self._brokers[family] = consuming_broker(self.settings, self.name, families=family)
+        subscriber.attach(self._brokers[family])
         self._subscribers.append(subscriber)
 
     def background(self, name: str, task: Task, *, drain: bool = False) -> None:
@@ -215,13 +220,11 @@ class Service:
                 return
 
     async def _start_consuming(self) -> None:
-        if not self._subscribers:
-            self._consuming = True
-            return
         try:
-            await self._broker.start()
+            for broker in self._brokers.values():
+                await broker.start()
         except BaseException:
-            await self._broker.stop()
+            await self._stop_brokers()
             raise
         self._consuming = True
         self.log.info("consuming", count=len(self._subscribers))
@@ -229,9 +232,12 @@ class Service:
     async def _stop_consuming(self) -> None:
         for subscriber in self._subscribers:
             subscriber.stopping()
-        if self._subscribers:
-            await self._broker.stop()
+        await self._stop_brokers()
         self._consuming = False
+
+    async def _stop_brokers(self) -> None:
+        for broker in self._brokers.values():
+            await broker.stop()
 
     async def _kafka_ready(self) -> bool:
         return self._consuming and all(one.state == "running" for one in self._subscribers)

@@ -17,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Final
 
+import psycopg
 import typer
 from alembic import command
 from alembic.autogenerate import compare_metadata
@@ -53,8 +54,7 @@ def upgrade(service: str, dsn: str, *, package: str | None = None, revision: str
         command.upgrade(config, revision)
         for kind in ("functions", "views"):
             for file in sorted((root / "store" / kind).glob("*.sql")):
-                # Without arguments psycopg takes the text as it is, `%` included.
-                connection.exec_driver_sql(file.read_text(encoding="utf-8"))
+                _run_file(connection, file.read_text(encoding="utf-8"))
 
 
 def check(service: str, dsn: str, *, package: str | None = None) -> list[str]:
@@ -104,6 +104,13 @@ def _become_owner(connection: Connection, schema: str) -> None:
     connection.execute(text(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT}'"))
     # Revisions name their schema themselves.
     connection.execute(text("SET LOCAL search_path = pg_catalog"))
+
+
+def _run_file(connection: Connection, sql: str) -> None:
+    # Past SQLAlchemy, which always passes arguments: psycopg would then read
+    # each `%` of the file as a placeholder.
+    driver: psycopg.Connection[Any] = connection.connection.driver_connection  # type: ignore[assignment]
+    driver.execute(sql.encode())
 
 
 def _config(schema: str, root: Path) -> Config:

@@ -1,6 +1,7 @@
 """Connections to Kafka: FastStream's broker for consuming, one idempotent producer."""
 
 import asyncio
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,11 +19,18 @@ from paceline_common.settings import ServiceSettings
 # Below the broker's message.max.bytes (1 MiB); one larger record goes alone and is refused there.
 _BATCH_BYTES: Final = 256 * 1024
 _METADATA_AGE_MS: Final = 60_000
+# A new publisher's topic is found at the next refresh.
+_FAMILY_METADATA_AGE_MS: Final = 3_000
 _CLOSE_S: Final = 5.0
 
 
-def consuming_broker(settings: ServiceSettings, service: str) -> KafkaBroker:
-    """Return the broker that `kafka.subscribe` hangs its subscribers on; it publishes nothing."""
+def consuming_broker(
+    settings: ServiceSettings, service: str, *, families: bool = False
+) -> KafkaBroker:
+    """Return the broker that `kafka.subscribe` hangs its subscribers on; it publishes nothing.
+
+    With `families` it looks for new topics every few seconds.
+    """
     return KafkaBroker(
         settings.kafka_bootstrap.split(","),
         client_id=f"paceline-{service}",
@@ -36,9 +44,11 @@ def consuming_broker(settings: ServiceSettings, service: str) -> KafkaBroker:
         enable_idempotence=True,
         acks="all",
         allow_auto_create_topics=False,
-        metadata_max_age_ms=_METADATA_AGE_MS,
+        metadata_max_age_ms=_FAMILY_METADATA_AGE_MS if families else _METADATA_AGE_MS,
         graceful_timeout=settings.drain_grace_s,
-        logger=None,
+        # Its errors are ours to see; what it says of each batch is not.
+        logger=logging.getLogger("faststream.kafka"),
+        log_level=logging.DEBUG,
     )
 
 

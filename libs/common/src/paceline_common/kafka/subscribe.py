@@ -58,8 +58,6 @@ _RETRY_S: Final = (0.1, 0.4, 1.6)
 _OUTAGE_FIRST_S: Final = 0.2
 _OUTAGE_CAP_S: Final = 15.0
 _REVOKE_WAIT_S: Final = 5.0
-# A new publisher's topic is found at the next metadata refresh.
-_FAMILY_METADATA_AGE_MS: Final = 2_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +224,11 @@ class Subscriber:
             self.state = "halted"
             self._metrics.gauge("paceline_subscription_halted").labels(self.topic.name).set(1)
             self._log.error("subscription halted", reason_code=str(halt))
+            self._free.set()
+            if (consumer := self._consumer_of()) is not None:
+                # FastStream cancels its own task first and would not get to
+                # leave the group; the partitions would wait for the session's end.
+                await consumer.stop()
             # Any other exception would be swallowed, and a later commit would
             # pass the record.
             raise StopConsume from halt
