@@ -55,14 +55,9 @@ def house() -> Iterator[Stack]:
     run.chmod(0o755)
     stack = Stack(run)
     try:
-        stack.start("postgres")
-        stack.schema.start(lambda _line: None)
-        stack.start("keys")
-        stack.start("mailhost")
-        yield stack
+        yield stack.up(keys="twin", services=False)
     finally:
-        for part in ("mailhost", "keys", "postgres"):
-            stack.stop(part)
+        stack.down()
         shutil.rmtree(stack.layout.state, ignore_errors=True)
         shutil.rmtree(run, ignore_errors=True)
 
