@@ -352,6 +352,6 @@ async def _back_to_draft(
         await tx.execute(
             row.on_conflict_do_update(
                 index_elements=[Issue.workspace_id, Issue.subject, Issue.code],
-                set_={"detail": detail, "last_at": now, "count": Issue.count + 1},
+                set_={"detail": detail, "last_at": now, "times": Issue.times + 1},
             )
         )

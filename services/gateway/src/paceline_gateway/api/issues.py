@@ -29,7 +29,7 @@ class IssueOut(BaseModel):
     severity: Severity
     detail: str
     source: str
-    count: int
+    times: int
     first_at: datetime
     last_at: datetime
 
@@ -66,7 +66,7 @@ async def list_issues(
             severity=row.severity,
             detail=row.detail,
             source=row.source,
-            count=row.count,
+            times=row.times,
             first_at=row.first_at,
             last_at=row.last_at,
         )

@@ -96,6 +96,7 @@ class ProblemOut(BaseModel):
     status: int
     code: str
     detail: str
+    remedy: str
 
 
 def answers(*kinds: ProblemType) -> dict[int | str, dict[str, Any]]:

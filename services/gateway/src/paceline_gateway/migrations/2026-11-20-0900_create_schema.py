@@ -38,8 +38,7 @@ def upgrade() -> None:
             country text,
             is_active boolean DEFAULT true NOT NULL,
             created_at timestamptz DEFAULT clock_timestamp() NOT NULL,
-            PRIMARY KEY (workspace_id),
-            UNIQUE (name)
+            PRIMARY KEY (workspace_id)
         )
         """
     )
@@ -114,7 +113,7 @@ def upgrade() -> None:
             severity text NOT NULL,
             detail text NOT NULL,
             source text NOT NULL,
-            count integer DEFAULT 1 NOT NULL,
+            times integer DEFAULT 1 NOT NULL,
             first_at timestamptz NOT NULL,
             last_at timestamptz NOT NULL,
             PRIMARY KEY (workspace_id, issue_id),

@@ -48,7 +48,6 @@ class Workspace(Base):
     """A tenant. `timezone` (IANA) is what its mailboxes have unless they say otherwise."""
 
     __tablename__ = "workspace"
-    __table_args__ = (UniqueConstraint("name"),)
 
     workspace_id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     name: Mapped[str]
@@ -309,7 +308,7 @@ class IdempotencyKey(Base):
 
 
 class Issue(Base):
-    """Something that needs a person, folded by subject and code: `count` tells how often."""
+    """Something that needs a person, folded by subject and code: `times` tells how often."""
 
     __tablename__ = "issue"
     __table_args__ = (
@@ -325,6 +324,6 @@ class Issue(Base):
     severity: Mapped[str]
     detail: Mapped[str]
     source: Mapped[str]
-    count: Mapped[int] = mapped_column(Integer, server_default=text("1"))
+    times: Mapped[int] = mapped_column(Integer, server_default=text("1"))
     first_at: Mapped[datetime]
     last_at: Mapped[datetime]

@@ -1,0 +1,101 @@
+"""The gateway put together."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from paceline_common.service import Service
+from paceline_gateway import lifecycle, unsubscribe
+from paceline_gateway.api import (
+    campaigns,
+    enrollments,
+    imports,
+    issues,
+    leads,
+    mailboxes,
+    pools,
+    quarantine,
+    receipts,
+    reports,
+    sendlog,
+    suppressions,
+)
+from paceline_gateway.api.types import ProblemOut
+from paceline_gateway.consumers import subscriptions
+from paceline_gateway.parts import Parts
+from paceline_gateway.probe import Prober
+from paceline_gateway.settings import GatewaySettings
+
+ROUTERS = (
+    mailboxes.router, pools.router, campaigns.router, reports.router, leads.router,
+    imports.router, enrollments.router, suppressions.router, sendlog.router,
+    quarantine.router, receipts.router, issues.router, unsubscribe.router,
+)  # fmt: skip
+
+
+def run() -> None:
+    """Run the gateway until it is told to stop."""
+    build(GatewaySettings()).run()
+
+
+def build(settings: GatewaySettings) -> Service:
+    """Return the gateway's service, ready to run."""
+    service = Service("gateway", settings)
+    parts = Parts(
+        settings=settings,
+        db=service.db,
+        outbox=service.outbox,
+        keys=service.keys,
+        prober=Prober(settings),
+        clock=service.clock,
+    )
+    service.http.state.parts = parts
+    for router in ROUTERS:
+        service.include(router)
+    describe(service.http)
+    for subscription in subscriptions():
+        service.subscribe(subscription)
+    service.background("scheduled-starts", lambda: lifecycle.start_when_due(parts))
+    service.readiness("keys", service.keys.check)
+    return service
+
+
+def describe(app: FastAPI) -> None:
+    """Have `app` serve the public API's own OpenAPI document."""
+    made: dict[str, Any] = {}
+
+    def document() -> dict[str, Any]:
+        if not made:
+            made.update(_document(app))
+        return made
+
+    app.openapi = document  # type: ignore[method-assign]
+
+
+def openapi() -> dict[str, Any]:
+    """Return the OpenAPI document of the public API, without running anything."""
+    app = FastAPI()
+    for router in ROUTERS:
+        app.include_router(router)
+    return _document(app)
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    document = get_openapi(
+        title="Paceline",
+        version="1",
+        summary="One-to-one outbound email through a fleet of real mailboxes.",
+        description=_DESCRIPTION,
+        routes=app.routes,
+    )
+    problem = ProblemOut.model_json_schema()
+    document["components"]["schemas"]["Problem"] = problem
+    return document
+
+
+_DESCRIPTION = (
+    "Every request carries an API key: `Authorization: Bearer pl_…`; the key names the workspace. "
+    "Lists are read by cursor. Errors are RFC 9457 problems with a stable `code`, listed in "
+    "docs/errors.md."
+)
