@@ -18,6 +18,8 @@ _NOTICE: Final = re.compile(
     r"|mancato recapito|non consegna|onbestelbaar|niet bezorgd|não entregue|kan inte levereras"
     r"|oleverer|не доставлено|недоставлен|配信不能|配信できません|无法传递|無法傳遞|배달되지 않음"
 )
+# Newsletters carry the signs of automatic answers, and answer nothing.
+_BULK: Final = frozenset({"list-id", "list-unsubscribe"})
 
 
 def classify(inbound: Inbound, *, own: bool, unsubscribes: bool, matched: bool) -> Kind:
@@ -35,6 +37,8 @@ def classify(inbound: Inbound, *, own: bool, unsubscribes: bool, matched: bool) 
         return "own"
     if unsubscribes:
         return "unsubscribe"
+    if not matched and inbound.headers.keys() & _BULK:
+        return "other"
     if automatic(inbound):
         return "auto_reply"
     return "human" if matched else "other"

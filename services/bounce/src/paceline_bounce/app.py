@@ -1,0 +1,29 @@
+"""The one place that knows everything: bounce's parts, put together."""
+
+from paceline_bounce import consumers
+from paceline_bounce.classify import Classifier, load_rules
+from paceline_bounce.metrics import METRICS
+from paceline_bounce.settings import BounceSettings
+from paceline_common.service import Service
+
+
+def build(settings: BounceSettings) -> Service:
+    """Return bounce, ready to run."""
+    service = Service("bounce", settings, metrics=METRICS)
+    classifier = Classifier(
+        rules=load_rules(),
+        keys=service.keys,
+        outbox=service.outbox,
+        clock=service.clock,
+        metrics=service.metrics,
+    )
+    service.subscribe(consumers.send_rejected(classifier))
+    service.subscribe(consumers.inbound_received(classifier))
+    service.subscribe(consumers.sent())
+    service.readiness("keys", service.keys.check)
+    return service
+
+
+def run() -> None:
+    """Run bounce until it is told to stop."""
+    build(BounceSettings()).run()
