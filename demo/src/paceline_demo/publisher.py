@@ -62,14 +62,16 @@ async def publish(order: Order) -> None:
     )
     await producer.start()
     try:
-        for number, (workspace_id, body) in enumerate(order.bodies):
+        acknowledged = [
             await producer.send(
                 topic,
                 body.encode(),
                 key=f"contact-{number}".encode(),
                 headers=_envelope(order.publisher, number, workspace_id),
             )
-        await producer.flush()
+            for number, (workspace_id, body) in enumerate(order.bodies)
+        ]
+        await asyncio.gather(*acknowledged)
     finally:
         await producer.stop()
 

@@ -232,7 +232,7 @@ class _Campaign:
         }
         held |= {sender.password: "password of a mailbox" for sender in scenario.senders}
         held[scenario.wrong_password] = "the wrong password"
-        held |= dict.fromkeys(self._house.keys(), "API key")
+        held |= self._house.secrets()
         held |= dict.fromkeys(scenario.addresses, "address")
         held |= {cast.marker(n): f"body of step {n}" for n in range(1, cast.STEPS + 1)}
         return {text: what for text, what in held.items() if text}

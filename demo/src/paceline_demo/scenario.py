@@ -151,6 +151,11 @@ class Scenario:
         return next(lead for lead in self.imported if lead.kind is Kind.SUPPRESSED)
 
     @property
+    def misspelt(self) -> str:
+        """Return what stands for an address in the event that is to be repaired."""
+        return self.repaired.email.replace("@", " at ")
+
+    @property
     def untouchable(self) -> frozenset[str]:
         """Return the addresses that must get nothing."""
         return frozenset({self.suppressed.email, self.forbidden.email})
@@ -252,7 +257,7 @@ def events(
         for lead in scenario.published
     ]
     broken = enrollment(scenario.repaired, workspace_id, campaign_id)
-    broken["email"] = scenario.repaired.email.replace("@", " at ")
+    broken["email"] = scenario.misspelt
     bodies.insert(4, (workspace_id, json.dumps(broken).encode()))
     whole = json.dumps(enrollment(scenario.published[0], workspace_id, campaign_id)).encode()
     bodies.insert(10, (workspace_id, whole[: len(whole) // 2]))
