@@ -137,14 +137,42 @@ def test_only_a_plain_address_reaches_the_envelope(address: str) -> None:
             build(replace(PARTS, to_email=address))
 
 
-def test_a_tampered_message_does_not_verify() -> None:
+@pytest.mark.parametrize(
+    ("what", "by"),
+    [
+        (b"Date:", b"Bcc: eve@evil.test\r\nDate:"),
+        (b"Subject: Hello", b"Subject: =?utf-8?q?Hell?="),
+        (b"To: bob@", b"To: eve@"),
+        (b"<ann@one.test>", b"<eve@one.test>"),
+        (b"Hi Bob", b"Hi Eve"),
+        (b"X-Paceline-Job: job", b"X-Paceline-Job: jib"),
+        (b"/u/ws_", b"/u/sw_"),
+        (b"text/html", b"text/plain"),
+        (b"--\r\n", b"\r\n"),
+    ],
+)
+def test_bytes_that_say_something_else_do_not_verify(what: bytes, by: bytes) -> None:
     data = build(PARTS)
-    with pytest.raises(InvalidMessage):
+    expected = {
+        "Subject": "Hello",
+        "To": "bob@two.test",
+        "X-Paceline-Job": PARTS.job_token,
+        "List-Unsubscribe": f"<{HTTPS}>, <{MAILTO}>",
+        "In-Reply-To": "",
+    }
+    names = tuple(parse(data).keys())[:9]
+
+    def check(data: bytes) -> None:
         message.verify(
-            b"Bcc: eve@evil.test\r\n" + data,
-            expected={},
+            data,
+            expected=expected,
             sender=("Ann One", "ann@one.test"),
-            names=tuple(parse(data).keys())[:9],
+            names=names,
             text=PARTS.text,
             html=PARTS.html,
         )
+
+    check(data)
+    assert what in data
+    with pytest.raises(InvalidMessage):
+        check(data.replace(what, by))

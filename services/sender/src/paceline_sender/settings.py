@@ -19,7 +19,7 @@ class SenderSettings(ServiceSettings):
     tls_ca_file: Path | None = None
 
     # A connection is opened at most this long before its slot: servers drop idle ones.
-    prepare_ahead_s: float = Field(default=10.0, gt=0)
+    prepare_ahead_s: float = Field(default=5.0, gt=0)
     jobs_per_batch: int = Field(default=500, ge=1)
     # RFC 5321 §4.5.3.2: 10 min after the final dot, less before it; past their sum
     # no submission can be under way.
