@@ -198,6 +198,17 @@ async def test_a_silence_before_the_body_is_deferred_soft(place: Place) -> None:
     assert server.only.verbs[-1] == place
 
 
+@pytest.mark.parametrize(
+    "reply", ["553 5.7.1 <a>: Sender address rejected: not owned", "450 4.1.8 <a>: unknown domain"]
+)
+async def test_what_is_held_against_the_sender_at_rcpt_counts_as_said_at_mail_from(
+    reply: str,
+) -> None:
+    outcome, _, _ = await submitted(Script(replies={"RCPT": reply}))
+    assert isinstance(outcome, Rejected if reply.startswith("5") else Deferred)
+    assert (outcome.outcome_class, outcome.phase) == ("config", "mail")
+
+
 @pytest.mark.parametrize("fault", ["reset", "close"])
 async def test_a_connection_lost_while_the_body_is_leaving_is_deferred_soft(
     fault: Fault,
@@ -301,6 +312,9 @@ async def test_held_back_means_not_a_byte_left_and_the_session_still_serves() ->
         assert outcome.reason == "held_back"
         assert milestones == []
         assert server.only.verbs == ["EHLO", "AUTH"]
+        assert session.is_reusable
+        later = await session.submit(SENDER, RECIPIENT, MESSAGE, before_mail_from=lambda: True)
+        assert isinstance(later, Accepted)
 
 
 async def test_a_server_that_left_before_mail_from_is_unsent_and_the_hook_is_not_asked() -> None:

@@ -83,6 +83,9 @@ CASES: list[tuple[Phase, str, str]] = [
     ("mail", "530 5.7.0 Must issue a STARTTLS command first", "config"),
     ("auth", "538 5.7.11 Encryption required for requested authentication mechanism", "config"),
     ("mail", "553 5.7.1 <x>: Sender address rejected: not owned by user y", "config"),
+    ("rcpt", "553 5.7.1 <x>: Sender address rejected: not owned by user y", "config"),
+    ("body", "550 5.7.60 Client does not have permissions to send as this sender", "config"),
+    ("mail", "550 unknown sender", "config"),
     ("mail", "550 5.1.8 bad sender's domain", "config"),
     ("rcpt", "450 4.1.8 sender domain not found", "config"),
     ("mail", "550 5.1.1 unknown", "config"),
@@ -132,9 +135,8 @@ def test_no_rule_calls_an_outcome_ambiguous_because_a_reply_is_an_answer() -> No
 
 
 _PHASES = st.sampled_from(["connect", "auth", "mail", "rcpt", "data", "body", "dsn"])
-_DETAILS = st.tuples(st.integers(0, 999), st.integers(0, 999)).map(
-    lambda pair: ".".join(map(str, pair))
-)
+_NUMBERS = st.integers(0, 999)
+_DETAILS = st.builds("{}.{}".format, _NUMBERS, _NUMBERS)
 
 
 @given(_PHASES, st.integers(400, 499), _DETAILS, st.text(max_size=60))

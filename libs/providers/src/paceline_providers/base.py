@@ -54,6 +54,7 @@ class Unsent:
 class Deferred:
     """The submission began and was surely not accepted; another try may succeed.
 
+    `phase` is the command that was refused, or where the connection ended.
     `retry_after` is the provider's own wish.
     """
 

@@ -34,12 +34,16 @@ class OutcomeClass(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One entry of `classes.toml`; `sentence` is for people, `source` says who defines it."""
+    """One entry of `classes.toml`; `sentence` is for people, `source` says who defines it.
+
+    `about` is the phase that the reply speaks of when it is not the one where it came.
+    """
 
     name: str
     outcome_class: OutcomeClass
     sentence: str
     source: str
+    about: Phase | None
     phases: frozenset[str] | None
     codes: tuple[str, ...]
     status: tuple[re.Pattern[str], ...]
@@ -92,6 +96,7 @@ def _rule(entry: dict[str, Any]) -> Rule:
         outcome_class=OutcomeClass(entry["class"]),
         sentence=entry["sentence"],
         source=entry["source"],
+        about=entry.get("about"),
         phases=None if phases is None else frozenset(phases),
         codes=tuple(entry.get("codes", ())),
         status=tuple(_status_pattern(status) for status in entry.get("status", ())),

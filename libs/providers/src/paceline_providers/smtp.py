@@ -38,7 +38,7 @@ from paceline_providers.base import (
     Unsent,
     UnsentReason,
 )
-from paceline_providers.classes import OutcomeClass, Phase, classify, enhanced_status
+from paceline_providers.classes import OutcomeClass, Phase, enhanced_status, rule_for
 from paceline_providers.hosts import HostPolicy, HostRefused
 
 TlsMode = Literal["implicit", "starttls", "none"]
@@ -205,7 +205,7 @@ class SmtpProvider:
 
 
 class SmtpSession:
-    """A signed-in connection. After anything but `Accepted` it takes no further message."""
+    """A signed-in connection. Once something was refused it takes no further message."""
 
     def __init__(self, client: aiosmtplib.SMTP, timeouts: Timeouts) -> None:
         self._client = client
@@ -247,7 +247,7 @@ class SmtpSession:
             if not submission.in_step and protocol.transport is not None:
                 # Nothing more may leave, not even what is still in the buffer.
                 cast("asyncio.WriteTransport", protocol.transport).abort()
-        self._spoilt = not isinstance(outcome, Accepted) or not submission.in_step
+        self._spoilt = not isinstance(outcome, Accepted | Unsent) or not submission.in_step
         return outcome
 
     async def close(self) -> None:
@@ -293,18 +293,19 @@ class _Reply:
         return cls(reply.code, enhanced_status(text), text)
 
     def means(self, phase: Phase) -> OutcomeClass:
-        return classify(self.code, self.status, self.text, phase)
+        return rule_for(self.code, self.status, self.text, phase).outcome_class
 
     def refusal(self, phase: Phase) -> Deferred | Rejected:
         """Return what a reply that is not the awaited one makes of the submission."""
-        meaning = self.means(phase)
+        rule = rule_for(self.code, self.status, self.text, phase)
+        meaning = rule.outcome_class
         for_good = self.code >= 500 and meaning in (
             OutcomeClass.HARD,
             OutcomeClass.BLOCK,
             OutcomeClass.CONFIG,
         )
         kind = Rejected if for_good else Deferred
-        return kind(meaning, phase, self.code, self.status, self.text)
+        return kind(meaning, rule.about or phase, self.code, self.status, self.text)
 
 
 class _Submission:
