@@ -155,11 +155,13 @@ def test_the_command_explains_a_failing_part_and_exits_1(small: Stack) -> None:
     assert "what to do:" in tried.stdout
 
 
-def test_secrets_are_readable_by_their_owner_only(stack: Stack) -> None:
-    files = [path for path in stack.layout.secrets.rglob("*") if path.is_file()]
-    assert files
-    assert [path for path in files if path.stat().st_mode & 0o077] == []
-    assert stack.layout.secrets.stat().st_mode & 0o077 == 0
+def test_secrets_are_readable_by_their_owner_only(stack: Stack, small: Stack) -> None:
+    small.start("redis")
+    for each in (stack, small):
+        files = [path for path in each.layout.secrets.rglob("*") if path.is_file()]
+        assert files
+        assert [path for path in files if path.stat().st_mode & 0o077] == []
+        assert each.layout.secrets.stat().st_mode & 0o077 == 0
 
 
 def test_servers_listen_on_the_loopback_address_only(stack: Stack) -> None:
