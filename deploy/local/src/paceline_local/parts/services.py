@@ -49,7 +49,8 @@ class Service:
 
     def start_with(self, say: Say, extra: Mapping[str, str]) -> None:
         """Start with more settings (`PACELINE_FAILPOINTS`, say); restart if they changed."""
-        settings = self.environment(extra)
+        # A killed service's last lines must be in its log.
+        settings = self.environment(extra) | {"PYTHONUNBUFFERED": "1"}
         argv = [sys.executable, "-m", f"paceline_{self.name}"]
         mark = fingerprint(argv, sorted(settings.items()), self._secrets())
         running = self._site.processes.find(self.name)
