@@ -19,6 +19,7 @@ from typing import Final
 _MESSAGE_ID: Final = re.compile(r"<[^<>\s]{1,990}>")
 # What no text column and no reader of a log wants.
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
+_LINE_END: Final = re.compile(r"\r\n|\r|\n")
 _SPACE: Final = re.compile(r"\s+")
 _HIDDEN_HTML: Final = re.compile(r"(?is)<(style|script|head|blockquote)\b.*?(</\1\s*>|\Z)")
 _TAG: Final = re.compile(r"(?s)<[^>]*(>|\Z)")
@@ -119,7 +120,7 @@ def _decoded(value: str) -> str:
 
 
 def _clean(value: str) -> str:
-    return _CONTROL.sub("", value.replace("\r", " ").replace("\n", " "))
+    return _CONTROL.sub("", _LINE_END.sub(" ", value))
 
 
 def _addresses(values: tuple[str, ...]) -> tuple[str, ...]:
