@@ -7,13 +7,13 @@ service's first revision; `common_tables` declares the same for its metadata.
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from alembic.operations import Operations
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Computed,
+    Connection,
     DateTime,
     Identity,
     Index,
@@ -42,6 +42,13 @@ _LANE: Final = f"((hashtext(key) & {LANES - 1}))::smallint"
 _WORKSPACES: Final = (
     "string_to_array(NULLIF(current_setting('app.workspace_ids', true), ''), ',')::bigint[]"
 )
+
+
+class Ddl(Protocol):
+    """What a revision's `alembic.op` offers here."""
+
+    def execute(self, sqltext: str) -> None: ...
+    def get_bind(self) -> Connection: ...
 
 
 def declarative_base(schema_name: str) -> type[DeclarativeBase]:
@@ -141,7 +148,7 @@ def common_tables(base: type[DeclarativeBase]) -> CommonTables:
     return CommonTables(outbox=Outbox, inbox=Inbox, quarantine=Quarantine)
 
 
-def create_common_tables(op: Operations, schema: str) -> None:
+def create_common_tables(op: Ddl, schema: str) -> None:
     """Create outbox, inbox and quarantine in `schema`: part of a service's first revision."""
     tables = common_tables(declarative_base(schema))
     for table in (tables.outbox, tables.inbox, tables.quarantine):
@@ -172,7 +179,7 @@ _QUARANTINE_COLUMNS: Final = (
 )
 
 
-def enable_tenancy(op: Operations, schema: str, table: str, worker_role: str) -> None:
+def enable_tenancy(op: Ddl, schema: str, table: str, worker_role: str) -> None:
     """Seal the rows of a tenant table by `workspace_id`.
 
     Row-level security holds for the owner too (FORCE). A transaction sees the
