@@ -11,7 +11,7 @@ from paceline_demo.scenario import Kind
 def wrong_password_told(run: Run) -> Promise:
     """A mailbox with a wrong password is refused in the mail host's own words (RFC 4954 §6)."""
     told = run.claims.wrong_password
-    held = "535 5.7.8" in told
+    held = "5.7.8 Error: authentication failed" in told
     return Promise("a wrong password is told", 1, int(held), held, told or "it was accepted")
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, Self
 
 from paceline_demo import scenario as cast
@@ -59,11 +59,14 @@ class House:
             # The key's workspace may be gone with the data of the stack.
             with suppress(ApiRefused):
                 await _clear_up(Api(url, left.read_text()))
-        own = await _workspace(admin, url, cast.WORKSPACE)
+        own, other, before = await asyncio.gather(
+            _workspace(admin, url, cast.WORKSPACE),
+            _workspace(admin, url, cast.OTHER_WORKSPACE),
+            _installation(admin),
+        )
         stack.passwords.put(*_KEY, own.key)
-        other = await _workspace(admin, url, cast.OTHER_WORKSPACE)
-        before = {entry.entry_id for entry in await _installation(admin)}
-        return cls(stack, scenario, board, admin, own, other, frozenset(before))
+        known = frozenset(entry.entry_id for entry in before)
+        return cls(stack, scenario, board, admin, own, other, known)
 
     def secrets(self) -> Mapping[str, str]:
         """Return the secrets that this run was given, each with what it is."""
@@ -141,18 +144,19 @@ class House:
 
     async def publish(self) -> None:
         """Let the external publisher publish its twenty events, as a process of its own."""
-        made = await self._admin.json(
-            "publisher", "add", cast.PUBLISHER, "--workspace", self._own.workspace_id
+        # `admin` may not provision Kafka here: the stack, whose Kafka it is, does.
+        client, _ = await asyncio.gather(
+            asyncio.to_thread(self._stack.kafka.add_publisher, cast.PUBLISHER),
+            self._admin("publisher", "add", cast.PUBLISHER, "--workspace", self._own.workspace_id),
         )
-        self._secrets[made["password"]] = "the publisher's password"
         events = cast.events(
             self._scenario, self._own.workspace_id, self._campaign,
             (self._other.workspace_id, self._other_campaign),
         )  # fmt: skip
         order = Order(
-            bootstrap=f"127.0.0.1:{self._stack.ports['kafka']}",
-            user=made["principal"],
-            password=made["password"],
+            bootstrap=client["bootstrap.servers"],
+            user=client["sasl.username"],
+            password=client["sasl.password"],
             publisher=cast.PUBLISHER,
             bodies=[(workspace, body.decode()) for workspace, body in events],
         )
@@ -265,7 +269,8 @@ _OUTCOMES: Final = ("enrolled", "duplicate", "suppressed", "refused")
 
 async def _workspace(admin: Admin, url: str, settings: Mapping[str, str]) -> Workspace:
     made = await admin.json(
-        "workspace", "create", settings["name"],
+        # The names of workspaces are unique, and each run has its own.
+        "workspace", "create", f"{settings['name']}, {datetime.now(UTC):%Y-%m-%d %H:%M:%S}",
         "--timezone", settings["timezone"], "--country", settings["country"],
     )  # fmt: skip
     key = await admin.json("key", "create", made["workspace_id"], "--name", "demo")
