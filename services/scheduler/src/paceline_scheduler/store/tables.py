@@ -1,7 +1,7 @@
 """The scheduler's tables. Every tenant table carries `workspace_id` in its key, under RLS."""
 
 from datetime import date, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import (
     CheckConstraint,
@@ -24,7 +24,10 @@ from paceline_scheduler.domain.job import KINDS, OPEN, STATES
 
 SCHEMA: Final = "scheduler"
 
-Base = declarative_base(SCHEMA)
+if TYPE_CHECKING:
+    from sqlalchemy.orm import DeclarativeBase as Base
+else:
+    Base = declarative_base(SCHEMA)
 COMMON = common_tables(Base)
 
 

@@ -1,0 +1,195 @@
+"""What became of submissions moves enrollments on, or ends them."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from paceline_common import events, ids, topics
+from paceline_common.db import Outbox, Outgoing, Queries
+from paceline_common.db.session import after_commit
+from paceline_common.events import Bounced, Replied, SendDeferred, SendInDoubt, Sent
+from paceline_common.kafka.subscribe import Delivery
+from paceline_scheduler.domain import sequence
+
+
+class Outcomes:
+    """Handlers of the events about jobs; each is idempotent on the rows it changes."""
+
+    def __init__(self, queries: Queries, outbox: Outbox, wake: Callable[[], None]) -> None:
+        self._queries = queries
+        self._outbox = outbox
+        self._wake = wake
+
+    async def sent(self, tx: AsyncConnection, deliveries: Sequence[Delivery[Sent]]) -> None:
+        """Create the next step's job, or finish the enrollment after its last step."""
+        told = {
+            (one.workspace_id, ids.decode("job", one.body.job_id)): one
+            for one in deliveries
+            if one.body.enrollment_id is not None
+        }
+        if not told:
+            return
+        rows = (
+            await tx.execute(
+                self._queries["lock_current"],
+                {
+                    "workspaces": [workspace for workspace, _ in told],
+                    "jobs": [job for _, job in told],
+                    "enrollments": [
+                        ids.decode("enr", one.body.enrollment_id or "") for one in told.values()
+                    ],
+                },
+            )
+        ).all()
+        if not rows:
+            return
+        delays = await self._delays(tx, {(row.workspace_id, row.campaign_id) for row in rows})
+        following = [
+            sequence.after(
+                row.step,
+                told[row.workspace_id, row.job_id].body.sent_at,
+                delays[row.workspace_id, row.campaign_id],
+            )
+            for row in rows
+        ]
+        await tx.execute(
+            self._queries["advance_enrollments"],
+            {
+                "workspaces": [row.workspace_id for row in rows],
+                "enrollments": [row.enrollment_id for row in rows],
+                "jobs": [row.job_id for row in rows],
+                "positions": [one and one.position for one in following],
+                "dues": [one and one.due_at for one in following],
+                "traceparents": [told[row.workspace_id, row.job_id].traceparent for row in rows],
+            },
+        )
+        over = [row for row, one in zip(rows, following, strict=True) if one is None]
+        await self._finish(
+            tx,
+            [(row.workspace_id, row.enrollment_id) for row in over if row.state == "active"],
+            "finished",
+            ["sequence_finished"] * len(over),
+        )
+        after_commit(tx, "pacer", self._wake)
+
+    async def bounced(self, tx: AsyncConnection, deliveries: Sequence[Delivery[Bounced]]) -> None:
+        """End enrollments whose message did not arrive; an open next job is cancelled."""
+        named = [one for one in deliveries if one.body.enrollment_id is not None]
+        await self._finish(
+            tx,
+            [_enrollment(one) for one in named],
+            "bounced",
+            [f"{one.body.bounce_class}_bounce" for one in named],
+        )
+
+    async def replied(self, tx: AsyncConnection, deliveries: Sequence[Delivery[Replied]]) -> None:
+        """End enrollments that a human answered."""
+        named = [one for one in deliveries if one.body.enrollment_id is not None]
+        await self._finish(
+            tx, [_enrollment(one) for one in named], "replied", ["human_reply"] * len(named)
+        )
+
+    async def deferred(
+        self, tx: AsyncConnection, deliveries: Sequence[Delivery[SendDeferred]]
+    ) -> None:
+        """Note the change: the job was queued again by `finish_send`, which told the pacer."""
+        named = [one for one in deliveries if one.body.enrollment_id is not None]
+        await self._touch(tx, [_enrollment(one) for one in named])
+        after_commit(tx, "pacer", self._wake)
+
+    async def in_doubt(
+        self, tx: AsyncConnection, deliveries: Sequence[Delivery[SendInDoubt]]
+    ) -> None:
+        """Ask for a person: nobody knows whether these left, and they are never retried blindly."""
+        named = [one for one in deliveries if one.body.enrollment_id is not None]
+        await self._touch(tx, [_enrollment(one) for one in named])
+        await self._outbox.add(
+            tx,
+            [
+                Outgoing(
+                    topic=topics.ISSUE_RAISED,
+                    key=one.body.job_id,
+                    subject=one.body.job_id,
+                    body=events.IssueRaised(
+                        workspace_id=one.body.workspace_id,
+                        subject=one.body.job_id,
+                        code="send_in_doubt",
+                        severity="error",
+                        detail="The provider's answer is unknown; look for the message in the"
+                        " mailbox's Sent folder and settle the job.",
+                        raised_at=one.body.since,
+                    ),
+                )
+                for one in deliveries
+            ],
+        )
+
+    async def suspend_unhandled(self, tx: AsyncConnection, delivery: Delivery[Any]) -> None:
+        """Hold an enrollment whose stop event cannot be handled. Raises `InvalidIdError` if the
+        record's key names none."""
+        await tx.execute(
+            self._queries["suspend"],
+            {
+                "workspace": delivery.workspace_id,
+                "scope": "enrollment",
+                "ref": ids.decode("enr", delivery.key),
+                "reason": f"unhandled_{delivery.topic}",
+                "until": None,
+                "opened_by": "scheduler",
+                "detail": "a stop event about this enrollment is in quarantine",
+            },
+        )
+
+    async def _delays(
+        self, tx: AsyncConnection, campaigns: set[tuple[int, int]]
+    ) -> dict[tuple[int, int], dict[int, timedelta]]:
+        rows = await tx.execute(
+            self._queries["load_steps"],
+            {
+                "workspaces": [workspace for workspace, _ in campaigns],
+                "campaigns": [campaign for _, campaign in campaigns],
+            },
+        )
+        delays: dict[tuple[int, int], dict[int, timedelta]] = defaultdict(dict)
+        for row in rows:
+            delays[row.workspace_id, row.campaign_id][row.position] = timedelta(
+                seconds=float(row.delay_s)
+            )
+        return delays
+
+    async def _finish(
+        self,
+        tx: AsyncConnection,
+        enrollments: Sequence[tuple[int, int]],
+        state: str,
+        reasons: Sequence[str],
+    ) -> None:
+        if not enrollments:
+            return
+        await tx.execute(
+            self._queries["finish_enrollments"],
+            {
+                "workspaces": [workspace for workspace, _ in enrollments],
+                "enrollments": [enrollment for _, enrollment in enrollments],
+                "states": [state] * len(enrollments),
+                "reasons": list(reasons[: len(enrollments)]),
+            },
+        )
+        after_commit(tx, "outbox", self._outbox.wake.set)
+
+    async def _touch(self, tx: AsyncConnection, enrollments: Sequence[tuple[int, int]]) -> None:
+        if enrollments:
+            await tx.execute(
+                self._queries["touch_enrollments"],
+                {
+                    "workspaces": [workspace for workspace, _ in enrollments],
+                    "enrollments": [enrollment for _, enrollment in enrollments],
+                },
+            )
+
+
+def _enrollment(one: Delivery[Any]) -> tuple[int, int]:
+    return one.workspace_id, ids.decode("enr", one.body.enrollment_id)

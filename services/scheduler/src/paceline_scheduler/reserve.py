@@ -1,0 +1,265 @@
+"""The pacing loop: the store proposes slots, Postgres leases them or says why not."""
+
+import asyncio
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from sqlalchemy import text
+
+from paceline_common import telemetry
+from paceline_common.db import Database, Outbox, Queries
+from paceline_common.telemetry import Metrics
+from paceline_scheduler.pacing.base import Batch, PacingStore, Proposal
+from paceline_scheduler.rebuild import PacingState
+
+BATCH: Final = 500
+_POLL_S: Final = 0.1
+_SWEEP_S: Final = 1.0
+_HORIZON_S: Final = 120.0
+_CHANGES: Final = 500
+# A sender that claims at the last moment has committed long before.
+_LEASE_MARGIN: Final = timedelta(seconds=2)
+_AGAIN_MS: Final = 200
+_BUSY_FIRST_MS: Final = 50
+_BUSY_CAP_MS: Final = 1000
+
+_log = telemetry.logger("scheduler.reserve")
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A proposal that Postgres did not lease, with `reserve_slots.sql`'s reason."""
+
+    proposal: Proposal
+    reason: str
+
+
+class Pacer:
+    """Runs the loop for all workspaces of the installation; several pacers may run at once."""
+
+    def __init__(
+        self,
+        db: Database,
+        queries: Queries,
+        store: PacingStore,
+        state: PacingState,
+        outbox: Outbox,
+        metrics: Metrics,
+        rng: random.Random,
+    ) -> None:
+        self._db = db
+        self._queries = queries
+        self._store = store
+        self._state = state
+        self._outbox = outbox
+        self._rng = rng
+        self._leased = metrics.counter("paceline_slots_leased_total")
+        self._refused = metrics.counter("paceline_slots_refused_total")
+        self._expired = metrics.counter("paceline_leases_expired_total")
+        self._rebuilt = metrics.counter("paceline_pacing_rebuilds_total")
+        self.wake = asyncio.Event()
+        # When to call the store next, by workspace, in the loop's seconds.
+        self._due: dict[int, float] = {}
+        self._busy: dict[tuple[int, int], int] = {}
+
+    async def run(self) -> None:
+        """Pace until cancelled. Begins by writing the store anew: whatever another run left of a
+        batch is queued again. Raises what the database or the store raises."""
+        loop = asyncio.get_running_loop()
+        for workspace in await self._state.workspaces():
+            await self._rebuild(workspace)
+        swept = loaded = loop.time()
+        while True:
+            self.wake.clear()
+            more = await self.tell_changes()
+            now = loop.time()
+            if now - swept >= _SWEEP_S:
+                swept = now
+                await self.sweep()
+            if now - loaded >= _HORIZON_S:
+                loaded = now
+                for workspace in list(self._due):
+                    await self._state.load_due(workspace)
+                    self._due[workspace] = now
+            await self.reserve_ready(now)
+            if more:
+                continue
+            pause = min((due - loop.time() for due in self._due.values()), default=_POLL_S)
+            try:
+                await asyncio.wait_for(self.wake.wait(), min(max(pause, 0.001), _POLL_S))
+            except TimeoutError:
+                continue
+
+    async def tell_changes(self) -> bool:
+        """Tell the store what changed in Postgres; return whether there may be more."""
+        async with self._db.transaction(worker=True) as tx:
+            rows = (await tx.execute(self._queries["take_changes"], {"most": _CHANGES})).all()
+            if not rows:
+                return False
+            jobs: dict[int, list[int]] = defaultdict(list)
+            gates: dict[int, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
+            for row in rows:
+                if row.jobs is not None:
+                    jobs[row.workspace_id] += row.jobs
+                else:
+                    gates[row.workspace_id][row.scope].add(row.ref)
+            now = asyncio.get_running_loop().time()
+            for workspace in {*jobs, *gates}:
+                if workspace not in self._due:
+                    await self._rebuild(workspace)
+                self._due[workspace] = now
+            # Gates first: the jobs meet the rotation as it is now.
+            for workspace, scopes in gates.items():
+                await self._apply_gates(workspace, scopes)
+            if jobs:
+                await self._state.push_jobs(jobs)
+            # The rows go with the commit: told at least once.
+        return len(rows) == _CHANGES
+
+    async def _apply_gates(self, workspace: int, scopes: dict[str, set[int]]) -> None:
+        if scopes.keys() & {"workspace", "campaign", "pool"}:
+            await self._state.route(workspace)
+        if scopes.keys() & {"workspace", "pool", "domain"}:
+            await self._state.compile(workspace, None)
+        elif "mailbox" in scopes:
+            await self._state.compile(workspace, sorted(scopes["mailbox"]))
+        for scope in ("campaign", "pool", "enrollment"):
+            if scope in scopes:
+                await self._state.push_released(workspace, scope, sorted(scopes[scope]))
+
+    async def sweep(self) -> None:
+        """Take back leases nobody claimed; close suspensions whose time is over."""
+        async with self._db.transaction(worker=True) as tx:
+            await tx.execute(text("SET LOCAL lock_timeout = '1s'"))
+            arguments = {"margin": _LEASE_MARGIN, "most": BATCH}
+            expired: int = (
+                await tx.execute(self._queries["requeue_expired"], arguments)
+            ).scalar_one()
+            await tx.execute(self._queries["close_expired_suspensions"])
+        if expired:
+            self._expired.inc(expired)
+            _log.warning("leases expired unclaimed", count=expired)
+
+    async def reserve_ready(self, now: float) -> None:
+        """Call the store for each workspace whose time has come, and lease what it proposes."""
+        loop = asyncio.get_running_loop()
+        proposals: list[tuple[int, int, Proposal, float]] = []
+        for workspace in [one for one, due in self._due.items() if due <= now]:
+            draws = [self._rng.random() for _ in range(BATCH)]
+            batch = await self._store.reserve(workspace, draws)
+            if batch is None:
+                _log.warning("pacing state lost", workspace_id=workspace)
+                await self._rebuild(workspace)
+                continue
+            self._due[workspace] = loop.time() + _wait_s(batch)
+            if batch.stale:
+                await self._state.compile(workspace, batch.stale)
+                self._due[workspace] = loop.time()
+            proposals += [
+                (workspace, batch.epoch, one, draw)
+                for one, draw in zip(batch.proposals, draws, strict=False)
+            ]
+        for n in range(0, len(proposals), BATCH):
+            await self._lease(proposals[n : n + BATCH])
+
+    async def _lease(self, proposed: Sequence[tuple[int, int, Proposal, float]]) -> None:
+        async with self._db.transaction(worker=True) as tx:
+            rows = (
+                await tx.execute(
+                    self._queries["reserve_slots"],
+                    {
+                        "workspaces": [workspace for workspace, _, _, _ in proposed],
+                        "epochs": [epoch for _, epoch, _, _ in proposed],
+                        "mailboxes": [one.mailbox_id for _, _, one, _ in proposed],
+                        "jobs": [one.job_id for _, _, one, _ in proposed],
+                        "pools": [one.pool_id for _, _, one, _ in proposed],
+                        "slots": [one.slot_ms for _, _, one, _ in proposed],
+                        "not_afters": [one.not_after_ms for _, _, one, _ in proposed],
+                        "draws": [draw for _, _, _, draw in proposed],
+                    },
+                )
+            ).all()
+        refusals: dict[int, list[Refusal]] = defaultdict(list)
+        for row, (workspace, _, proposal, _) in zip(rows, proposed, strict=True):
+            if row.reason is None:
+                self._busy.pop((workspace, proposal.mailbox_id), None)
+            else:
+                refusals[workspace].append(Refusal(proposal, row.reason))
+        leased = len(rows) - sum(map(len, refusals.values()))
+        if leased:
+            self._outbox.wake.set()
+            self._leased.inc(leased)
+        for workspace, refused in refusals.items():
+            await self._correct(workspace, refused)
+
+    async def _correct(self, workspace: int, refused: Sequence[Refusal]) -> None:
+        """Bring the store back in line with Postgres after refusals."""
+        loop = asyncio.get_running_loop()
+        for one in refused:
+            self._refused.labels(one.reason).inc()
+        self._due[workspace] = loop.time()
+        if any(one.reason == "epoch" for one in refused):
+            await self._rebuild(workspace)
+            return
+        gone = [one.proposal.job_id for one in refused if one.reason == "job"]
+        await self._store.put_back(workspace, [one.proposal for one in refused if _goes_back(one)])
+        if any(one.reason.startswith("suspended:") for one in refused):
+            await self._state.route(workspace)
+            await self._state.compile(workspace, None)
+        else:
+            now_ms = await self._store.now_ms()
+            await self._state.compile(
+                workspace,
+                sorted({one.proposal.mailbox_id for one in refused}),
+                {
+                    one.proposal.mailbox_id: now_ms + self._backoff_ms(workspace, one)
+                    for one in refused
+                },
+            )
+        if gone:
+            # Cancelled, not due, another mailbox's, or locked just now: those still queued are
+            # looked at again soon.
+            await self._state.push_jobs({workspace: gone}, delay_ms=_AGAIN_MS)
+
+    def _backoff_ms(self, workspace: int, refusal: Refusal) -> int:
+        if refusal.reason == "clock":
+            return _BUSY_CAP_MS
+        if refusal.reason != "outstanding":
+            return 0
+        key = (workspace, refusal.proposal.mailbox_id)
+        wait = self._busy.get(key, _BUSY_FIRST_MS)
+        self._busy[key] = min(2 * wait, _BUSY_CAP_MS)
+        return wait
+
+    async def _rebuild(self, workspace: int) -> None:
+        self._rebuilt.inc()
+        await self._state.rebuild(workspace)
+        self._due[workspace] = asyncio.get_running_loop().time()
+
+
+def _goes_back(refusal: Refusal) -> bool:
+    """Tell whether the job keeps its place in the store.
+
+    Out of it stay jobs that are gone, and those that a closed gate of the
+    enrollment, or of a follow-up's campaign or pool, holds: its opening brings
+    them back.
+    """
+    match refusal.reason:
+        case "job" | "suspended:enrollment":
+            return False
+        case "suspended:campaign" | "suspended:pool":
+            return refusal.proposal.campaign_id != 0
+        case _:
+            return True
+
+
+def _wait_s(batch: Batch) -> float:
+    if batch.proposals and len(batch.proposals) >= BATCH:
+        return 0.0
+    if batch.wake_ms is None:
+        return 60.0
+    return max(0, batch.wake_ms - batch.now_ms) / 1000

@@ -1,0 +1,227 @@
+"""Changes of mailboxes and campaigns: budgets, gates, rotation, and campaigns that end."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from paceline_common import ids, telemetry
+from paceline_common.db import Database, Outbox, Queries
+from paceline_common.db.session import after_commit
+from paceline_common.events import CampaignChanged, MailboxChanged, MailboxProbed
+from paceline_common.kafka.subscribe import Delivery
+from paceline_scheduler.mailboxes import Mailboxes
+
+STOPPED: Final = "stopped"
+_BATCH: Final = 1000
+
+_log = telemetry.logger("scheduler.suspend")
+
+
+class Changes:
+    """Handlers of `mailbox-changed`, `mailbox-probed` and `campaign-changed`."""
+
+    def __init__(
+        self, queries: Queries, mailboxes: Mailboxes, settler: "CampaignSettler",
+        wake: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self._queries = queries
+        self._mailboxes = mailboxes
+        self._settler = settler
+        self._wake = wake
+
+    async def mailbox_changed(
+        self, tx: AsyncConnection, deliveries: Sequence[Delivery[MailboxChanged]]
+    ) -> None:
+        """Bring budgets and gates in line with the settings; deleted mailboxes send no more."""
+        named = {
+            (one.workspace_id, ids.decode("mbx", one.body.mailbox_id)): one.body.deleted
+            for one in deliveries
+        }
+        mailboxes = [mailbox for _, mailbox in named]
+        known = await self._mailboxes.refresh(tx, mailboxes)
+        gone = [key for key, deleted in named.items() if deleted or key[1] not in known]
+        if gone:
+            await tx.execute(
+                self._queries["deactivate_mailboxes"],
+                {
+                    "workspaces": [workspace for workspace, _ in gone],
+                    "mailboxes": [mailbox for _, mailbox in gone],
+                },
+            )
+        pools = await tx.execute(self._queries["load_mailbox_pools"], {"mailboxes": mailboxes})
+        await self._add_gates(tx, [(row.workspace_id, "pool", row.pool_id) for row in pools])
+        await self._tell(tx, [(workspace, "mailbox", mailbox) for workspace, mailbox in named])
+
+    async def mailbox_probed(
+        self, tx: AsyncConnection, deliveries: Sequence[Delivery[MailboxProbed]]
+    ) -> None:
+        """A leg that fails its test holds the mailbox until the same leg passes.
+
+        One that cannot be read is held too: its replies and bounces would not be seen.
+        """
+        for one in deliveries:
+            gate = {
+                "workspace": one.workspace_id,
+                "scope": "mailbox",
+                "ref": ids.decode("mbx", one.body.mailbox_id),
+                "reason": f"probe_{one.body.leg}_failed",
+            }
+            if one.body.ok:
+                await tx.execute(self._queries["resume"], {**gate, "closed_by": "scheduler"})
+            else:
+                detail = {"until": None, "opened_by": "scheduler", "detail": one.body.code}
+                await tx.execute(self._queries["suspend"], {**gate, **detail})
+        after_commit(tx, "pacer", self._wake)
+
+    async def campaign_changed(
+        self, tx: AsyncConnection, deliveries: Sequence[Delivery[CampaignChanged]]
+    ) -> None:
+        """Renew gates and rotation; a stopped campaign's enrollments end in the background."""
+        named = sorted(
+            {(one.workspace_id, ids.decode("cmp", one.body.campaign_id)) for one in deliveries}
+        )
+        stopped = {
+            (one.workspace_id, ids.decode("cmp", one.body.campaign_id))
+            for one in deliveries
+            if one.body.status == STOPPED
+        }
+        for workspace, campaign in sorted(stopped):
+            await self._suspend(tx, workspace, campaign, STOPPED, None)
+        pools = (
+            await tx.execute(
+                self._queries["load_tier_pools"],
+                {
+                    "workspaces": [workspace for workspace, _ in named],
+                    "campaigns": [campaign for _, campaign in named],
+                },
+            )
+        ).all()
+        await self._add_gates(
+            tx,
+            [
+                *((workspace, "workspace", workspace) for workspace, _ in named),
+                *((workspace, "campaign", campaign) for workspace, campaign in named),
+                *((row.workspace_id, "pool", row.pool_id) for row in pools),
+            ],
+        )
+        # Pools may have other members now.
+        await self._tell(
+            tx,
+            [
+                *((workspace, "workspace", workspace) for workspace, _ in named),
+                *((workspace, "campaign", campaign) for workspace, campaign in named),
+            ],
+        )
+        after_commit(tx, "settler", lambda: self._settler.add(named))
+
+    async def suspend_unhandled(self, tx: AsyncConnection, delivery: Delivery[Any]) -> None:
+        """Hold a campaign whose change cannot be handled. `InvalidIdError`: it names none."""
+        campaign = ids.decode("cmp", delivery.key)
+        await self._suspend(
+            tx, delivery.workspace_id, campaign, "unhandled_campaign-changed",
+            "a change of this campaign is in quarantine",
+        )  # fmt: skip
+
+    async def _suspend(
+        self, tx: AsyncConnection, workspace: int, campaign: int, reason: str, detail: str | None
+    ) -> None:
+        await tx.execute(
+            self._queries["suspend"],
+            {
+                "workspace": workspace,
+                "scope": "campaign",
+                "ref": campaign,
+                "reason": reason,
+                "until": None,
+                "opened_by": "scheduler",
+                "detail": detail,
+            },
+        )
+
+    async def _add_gates(self, tx: AsyncConnection, gates: Sequence[tuple[int, str, int]]) -> None:
+        await tx.execute(self._queries["add_gates"], _columns(gates))
+
+    async def _tell(self, tx: AsyncConnection, gates: Sequence[tuple[int, str, int]]) -> None:
+        await tx.execute(self._queries["add_changes"], _columns(gates))
+        after_commit(tx, "pacer", self._wake)
+
+
+class CampaignSettler:
+    """Carries a campaign's change to all its enrollments, in batches, outside of the consumer.
+
+    Stopped: they end. Steps where there were none: those that waited get their first job.
+    """
+
+    def __init__(self, db: Database, queries: Queries, outbox: Outbox) -> None:
+        self._db = db
+        self._queries = queries
+        self._outbox = outbox
+        self._waiting: asyncio.Queue[tuple[int, int]] = asyncio.Queue()
+
+    def add(self, campaigns: Sequence[tuple[int, int]]) -> None:
+        """Have campaigns, as (workspace, campaign), looked at soon."""
+        for one in campaigns:
+            self._waiting.put_nowait(one)
+
+    async def run(self) -> None:
+        """Settle until cancelled; begins with what an earlier process left undone."""
+        async with self._db.transaction(worker=True) as tx:
+            rows = (await tx.execute(self._queries["load_stopped_campaigns"])).all()
+        self.add([(row.workspace_id, row.campaign_id) for row in rows])
+        while True:
+            workspace, campaign = await self._waiting.get()
+            try:
+                await self.settle(workspace, campaign)
+            except BaseException:
+                self._waiting.put_nowait((workspace, campaign))
+                raise
+
+    async def settle(self, workspace: int, campaign: int) -> None:
+        """End the enrollments of a stopped campaign; give first jobs where they are missing."""
+        key = {"workspace": workspace, "campaign": campaign, "most": _BATCH}
+        async with self._db.transaction([workspace]) as tx:
+            found = await tx.execute(
+                self._queries["load_campaigns"],
+                {"workspaces": [workspace], "campaigns": [campaign]},
+            )
+            row = found.one_or_none()
+        if row is None:
+            return
+        after = 0
+        while row.status == STOPPED:
+            async with self._db.transaction([workspace]) as tx:
+                batch = list(
+                    (
+                        await tx.execute(
+                            self._queries["stopped_enrollments"], {**key, "after": after}
+                        )
+                    ).scalars()
+                )
+                if not batch:
+                    break
+                await tx.execute(
+                    self._queries["finish_enrollments"],
+                    {
+                        "workspaces": [workspace] * len(batch),
+                        "enrollments": batch,
+                        "states": ["stopped"] * len(batch),
+                        "reasons": ["campaign_stopped"] * len(batch),
+                    },
+                )
+                after_commit(tx, "outbox", self._outbox.wake.set)
+            after = batch[-1]
+        while row.status != STOPPED and row.first_step is not None:
+            async with self._db.transaction([workspace]) as tx:
+                made: int = (await tx.execute(self._queries["add_first_jobs"], key)).scalar_one()
+            if made < _BATCH:
+                break
+
+
+def _columns(gates: Sequence[tuple[int, str, int]]) -> dict[str, list[Any]]:
+    return {
+        "workspaces": [workspace for workspace, _, _ in gates],
+        "scopes": [scope for _, scope, _ in gates],
+        "refs": [ref for _, _, ref in gates],
+    }

@@ -1,0 +1,316 @@
+"""A private Postgres with the whole house's schema, a private Redis, and a small world in them."""
+
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psycopg
+import pytest
+from psycopg.types.json import Jsonb
+from pydantic import SecretStr
+from redis.asyncio import Redis
+
+from paceline_common import events, ids
+from paceline_common.address import AddressHasher
+from paceline_common.db import Database, Outbox, Queries
+from paceline_common.kafka.subscribe import Delivery
+from paceline_common.settings import ServiceSettings
+from paceline_common.telemetry import Metrics
+from paceline_local.stack import Stack
+from paceline_scheduler.enroll import Enroller
+from paceline_scheduler.mailboxes import Mailboxes
+from paceline_scheduler.metrics import METRICS
+from paceline_scheduler.outcomes import Outcomes
+from paceline_scheduler.pacing.redis import RedisPacing
+from paceline_scheduler.rebuild import PacingState
+from paceline_scheduler.reserve import Pacer
+from paceline_scheduler.suspend import CampaignSettler, Changes
+
+WS = 7
+DEMO_POLICY = {
+    "cadence_s": 1,
+    "jitter_s": [0.1, 0.3],
+    "grace_s": 0.05,
+    "daily_cap": None,
+    "windows": None,
+}
+HASHER = AddressHasher(b"k" * 32)
+SCHEDULER_TABLES = (
+    "receipt, send_job, slot, enrollment, lead, address, mailbox_budget, shard, pace_change, gate,"
+    " suspension, outbox, inbox, quarantine"
+)
+
+
+@dataclass
+class World:
+    """The servers, and SQL past every policy to set a scene and look at it."""
+
+    stack: Stack
+    _events: int = field(default=0)
+
+    def sql(self, statement: str, *args: object) -> list[Any]:
+        with psycopg.connect(self.stack.dsn(), autocommit=True) as connection:
+            connection.execute("SET search_path = scheduler, pg_catalog")
+            cursor = connection.execute(statement.encode(), args)
+            return cursor.fetchall() if cursor.description else []
+
+    def one(self, statement: str, *args: object) -> Any:
+        (row,) = self.sql(statement, *args)
+        return row[0] if len(row) == 1 else row
+
+    def clean(self) -> None:
+        names = ", ".join(f"scheduler.{name.strip()}" for name in SCHEDULER_TABLES.split(","))
+        self.sql(f"TRUNCATE {names} RESTART IDENTITY CASCADE")
+        self.sql("TRUNCATE gateway.workspace, gateway.publisher RESTART IDENTITY CASCADE")
+
+    def settings(self, role: str, pool: int = 10) -> ServiceSettings:
+        return ServiceSettings(
+            http_port=0,
+            internal_token=SecretStr("token"),
+            postgres_host="127.0.0.1",
+            postgres_port=self.stack.ports["postgres"],
+            postgres_user=role,
+            postgres_password=SecretStr(
+                self.stack.passwords.get(role, "paceline_postgres_password")
+            ),
+            postgres_pool_size=pool,
+            kafka_bootstrap="127.0.0.1:1",
+            kafka_user=role,
+            kafka_password=SecretStr("none"),
+            keys_url="http://127.0.0.1:1",
+            keys_role_id="none",
+            keys_secret_id=SecretStr("none"),
+        )
+
+    def workspace(self, workspace: int = WS, timezone: str = "UTC") -> int:
+        self.sql(
+            "INSERT INTO gateway.workspace (workspace_id, name, timezone)"
+            " OVERRIDING SYSTEM VALUE VALUES (%s, %s, %s)",
+            workspace,
+            f"w{workspace}",
+            timezone,
+        )
+        return workspace
+
+    def mailbox(
+        self,
+        mailbox: int,
+        *,
+        workspace: int = WS,
+        pool: int = 1,
+        policy: dict[str, Any] | None = None,
+        timezone: str | None = None,
+    ) -> int:
+        self.sql(
+            "INSERT INTO gateway.mailbox (workspace_id, mailbox_id, email, domain, kind, policy,"
+            " timezone, smtp, imap, smtp_credential, imap_credential) OVERRIDING SYSTEM VALUE"
+            " VALUES (%s, %s, %s, 'send.test', 'smtp', %s, %s, '{}', '{}', '', '')",
+            workspace,
+            mailbox,
+            f"m{mailbox}@send.test",
+            Jsonb(DEMO_POLICY if policy is None else policy),
+            timezone,
+        )
+        self.sql(
+            "INSERT INTO gateway.pool (workspace_id, pool_id, name) OVERRIDING SYSTEM VALUE"
+            " VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+            workspace,
+            pool,
+            f"p{pool}",
+        )
+        self.sql(
+            "INSERT INTO gateway.pool_member (workspace_id, pool_id, mailbox_id, position)"
+            " VALUES (%s, %s, %s, %s)",
+            workspace,
+            pool,
+            mailbox,
+            mailbox,
+        )
+        return mailbox
+
+    def campaign(
+        self,
+        campaign: int = 5,
+        *,
+        workspace: int = WS,
+        pool: int = 1,
+        delays_s: Sequence[int] = (0,),
+        status: str = "running",
+    ) -> int:
+        self.sql(
+            "INSERT INTO gateway.campaign (workspace_id, campaign_id, name, status)"
+            " OVERRIDING SYSTEM VALUE VALUES (%s, %s, %s, %s)",
+            workspace,
+            campaign,
+            f"c{campaign}",
+            status,
+        )
+        self.sql(
+            "INSERT INTO gateway.campaign_tier (workspace_id, campaign_id, tier, position, pool_id)"
+            " VALUES (%s, %s, 1, 1, %s)",
+            workspace,
+            campaign,
+            pool,
+        )
+        for position, delay in enumerate(delays_s, 1):
+            self.step(campaign, position, delay, workspace=workspace)
+        return campaign
+
+    def step(self, campaign: int, position: int, delay_s: int, *, workspace: int = WS) -> None:
+        self.sql(
+            "INSERT INTO gateway.step (workspace_id, campaign_id, position, delay_s, subject,"
+            " text_template) VALUES (%s, %s, %s, %s, 's', 't')",
+            workspace,
+            campaign,
+            position,
+            delay_s,
+        )
+
+    def delivery(self, body: Any, **changes: Any) -> Delivery[Any]:
+        self._events += 1
+        digest = msgspec.json.encode(body)
+        made = {
+            "topic": "t",
+            "partition": 0,
+            "offset": self._events,
+            "key": "k",
+            "event_id": f"e{self._events}",
+            "source": "tests",
+            "workspace_id": ids.decode("ws", body.workspace_id),
+            "time": datetime.now(UTC),
+            "body": body,
+            "digest": digest,
+        }
+        return Delivery(**{**made, **changes})
+
+    def lead(
+        self, email: str, *, workspace: int = WS, campaign: int = 5, **changes: Any
+    ) -> Delivery[events.LeadEnrolled]:
+        body_fields = {
+            name: changes.pop(name)
+            for name in list(changes)
+            if name in events.LeadEnrolled.__struct_fields__
+        }
+        body = events.LeadEnrolled(
+            workspace_id=ids.encode("ws", workspace),
+            campaign_id=body_fields.pop("campaign_id", ids.encode("cmp", campaign)),
+            email=email,
+            **body_fields,
+        )
+        return self.delivery(body, **changes)
+
+    def outbox(self, topic: str) -> list[Any]:
+        """Return the bodies waiting in the scheduler's outbox, read as their event."""
+        return [
+            msgspec.json.decode(bytes(body), type=events.BODIES[topic])
+            for (body,) in self.sql(
+                "SELECT body FROM outbox WHERE topic = %s ORDER BY id", topic
+            )
+        ]
+
+
+@pytest.fixture(scope="session")
+def _servers() -> Iterator[Stack]:
+    run = Path(tempfile.mkdtemp(prefix="pl-sched-"))
+    run.chmod(0o755)
+    stack = Stack(run)
+    try:
+        stack.start("postgres")
+        stack.schema.start(lambda _line: None)
+        stack.start("redis")
+        yield stack
+    finally:
+        stack.stop("redis")
+        stack.stop("postgres")
+        shutil.rmtree(run, ignore_errors=True)
+
+
+@pytest.fixture
+def world(_servers: Stack) -> World:
+    made = World(_servers)
+    made.clean()
+    made.workspace()
+    return made
+
+
+@dataclass
+class House:
+    """The scheduler's parts, as `app.py` puts them together, without Kafka."""
+
+    db: Database
+    queries: Queries
+    redis: Redis
+    store: RedisPacing
+    state: PacingState
+    pacer: Pacer
+    enroller: Enroller
+    outcomes: Outcomes
+    changes: Changes
+    settler: CampaignSettler
+
+    async def handle(
+        self, handler: Callable[..., Awaitable[None]], *deliveries: Delivery[Any]
+    ) -> None:
+        """Run a handler as the subscribe wrapper does."""
+        async with self.db.transaction({one.workspace_id for one in deliveries}) as tx:
+            await handler(tx, deliveries)
+
+    async def enroll(self, *deliveries: Delivery[Any]) -> None:
+        await self.handle(self.enroller.enroll, *deliveries)
+
+
+@pytest.fixture
+async def house(world: World) -> AsyncIterator[House]:
+    stack = world.stack
+    admin = Redis.from_url(stack.redis.url())
+    await admin.flushall()
+    await admin.aclose()
+    redis = Redis(
+        host="127.0.0.1",
+        port=stack.ports["redis"],
+        username="scheduler",
+        password=stack.passwords.get("scheduler", "paceline_redis_password"),
+        protocol=2,
+    )
+    db = Database(world.settings("scheduler"))
+    queries = Queries("paceline_scheduler")
+    store = RedisPacing(redis)
+    mailboxes = Mailboxes(queries)
+    rng = random.Random(1)
+    state = PacingState(db, queries, store, mailboxes, rng)
+    outbox = Outbox(db)
+    pacer = Pacer(db, queries, store, state, outbox, Metrics(METRICS), rng)
+    settler = CampaignSettler(db, queries, outbox)
+
+    async def hasher() -> AddressHasher:
+        return HASHER
+
+    yield House(
+        db=db,
+        queries=queries,
+        redis=redis,
+        store=store,
+        state=state,
+        pacer=pacer,
+        enroller=Enroller(queries, hasher, pacer.wake.set),
+        outcomes=Outcomes(queries, outbox, pacer.wake.set),
+        changes=Changes(queries, mailboxes, settler, pacer.wake.set),
+        settler=settler,
+    )
+    await db.close()
+    await redis.aclose()
+
+
+def until(deadline_s: float = 10.0) -> Iterator[None]:
+    """Yield until the deadline has passed; the caller breaks when it has seen enough."""
+    end = time.monotonic() + deadline_s
+    while time.monotonic() < end:
+        yield
+    raise AssertionError(f"not seen within {deadline_s} s")
