@@ -9,12 +9,14 @@ holds if the aggregate's row is locked before its event is added.
 
 import asyncio
 import base64
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from aiokafka.errors import KafkaError
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -33,6 +35,7 @@ POLL_S: Final = 0.1
 ROUND: Final = 1_000
 _PAUSE_S: Final = 1.0
 _LANES_AGAIN_S: Final = 2.0
+_AGE_EVERY_S: Final = 0.5
 
 _log = telemetry.logger("outbox")
 
@@ -140,7 +143,6 @@ def _header_value(value: str | dict[str, str] | None) -> bytes:
 class Record:
     """One record to publish."""
 
-    topic: str
     key: bytes | None
     value: bytes | None
     headers: Headers
@@ -166,6 +168,7 @@ class Relay:
         self._published = metrics.counter("paceline_outbox_published_total")
         self._failures = metrics.counter("paceline_outbox_failures_total")
         self._blocked: dict[str, float] = {}
+        self._under_way: dict[str, asyncio.Task[None]] = {}
         self._idle = asyncio.Event()
         schema = db.schema
         self._lock = text(
@@ -174,9 +177,9 @@ class Relay:
         )
         self._read = text(
             "SELECT id, workspace_id, topic, key, event_id, type, subject, at, traceparent, body,"  # noqa: S608 - own schema
-            " headers, extract(epoch FROM clock_timestamp() - at)::float8 AS age"
+            " headers"
             f" FROM {schema}.outbox WHERE lane = ANY (CAST(:lanes AS smallint[]))"
-            " AND topic <> ALL (CAST(:blocked AS text[]))"
+            " AND topic <> ALL (CAST(:without AS text[]))"
             f" ORDER BY id LIMIT {ROUND}"
         )
         self._oldest = text(
@@ -192,11 +195,16 @@ class Relay:
                 await connection.execution_options(isolation_level="AUTOCOMMIT")
                 await self._relay(connection)
             finally:
+                for task in self._under_way.values():
+                    task.cancel()
+                if self._under_way:
+                    await asyncio.wait(self._under_way.values())
+                self._under_way.clear()
                 # The locks belong to the session; back in the pool it would keep them.
                 await connection.invalidate()
 
     async def drained(self) -> None:
-        """Return once everything committed before the call was published, or failed to be."""
+        """Return once everything committed before the call was published, or refused."""
         for _ in range(2):  # the first end may be of a round that had begun before
             self._idle.clear()
             self._outbox.wake.set()
@@ -205,50 +213,67 @@ class Relay:
     async def _relay(self, connection: AsyncConnection) -> None:
         loop = asyncio.get_running_loop()
         held: list[int] = []
-        lanes_at = loop.time()
+        lanes_at = aged_at = loop.time()
         while True:
             if len(held) < LANES and loop.time() >= lanes_at:
                 wanted = [lane for lane in range(LANES) if lane not in held]
                 held += (await connection.execute(self._lock, {"lanes": wanted})).scalars()
                 lanes_at = loop.time() + _LANES_AGAIN_S
+            if loop.time() >= aged_at:
+                self._age.set((await connection.execute(self._oldest)).scalar_one())
+                aged_at = loop.time() + _AGE_EVERY_S
             self._outbox.wake.clear()
-            if held and await self._round(connection, held):
+            self._collect()
+            if held and await self._begin(connection, held):
                 continue
-            self._idle.set()
+            if not self._under_way:
+                self._idle.set()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._outbox.wake.wait(), POLL_S)
 
-    async def _round(self, connection: AsyncConnection, held: list[int]) -> bool:
-        """Publish up to `ROUND` events; tell whether there may be more to do at once."""
+    async def _begin(self, connection: AsyncConnection, held: list[int]) -> bool:
+        """Read up to `ROUND` events and begin to publish them; False when there were none.
+
+        Each topic goes at its own pace: one that refuses holds up no other.
+        """
         now = asyncio.get_running_loop().time()
         self._blocked = {topic: until for topic, until in self._blocked.items() if until > now}
-        rows = (
-            await connection.execute(self._read, {"lanes": held, "blocked": [*self._blocked]})
-        ).all()
-        self._waiting.set(len(rows))
-        if self._blocked:
-            self._age.set((await connection.execute(self._oldest)).scalar_one())
-        else:
-            self._age.set(max((row.age for row in rows), default=0.0))
-        if not rows:
-            return False
-        failpoints.hit("outbox.before_publish")
-        failed = await self._publisher.publish(
-            [
-                Record(row.topic, row.key.encode(), row.body, record_headers(row, self._source))
-                for row in rows
-            ]
-        )
-        failpoints.hit("outbox.after_publish")
-        for topic, error in failed.items():
+        without = [*self._blocked, *self._under_way]
+        found = await connection.execute(self._read, {"lanes": held, "without": without})
+        by_topic: dict[str, list[Row[Any]]] = defaultdict(list)
+        for row in found:
+            by_topic[row.topic].append(row)
+        for topic, rows in by_topic.items():
+            task = asyncio.create_task(self._publish(topic, rows))
+            # Its end makes room for the topic's next events.
+            task.add_done_callback(lambda _: self._outbox.wake.set())
+            self._under_way[topic] = task
+            self._waiting.inc(len(rows))
+        return bool(by_topic)
+
+    async def _publish(self, topic: str, rows: Sequence[Row[Any]]) -> None:
+        try:
+            failpoints.hit("outbox.before_publish")
+            await self._publisher.publish(
+                topic,
+                [
+                    Record(row.key.encode(), row.body, record_headers(row, self._source))
+                    for row in rows
+                ],
+            )
+            failpoints.hit("outbox.after_publish")
+        except (KafkaError, OSError) as error:
             self._failures.labels(topic).inc()
-            self._blocked[topic] = now + _PAUSE_S
+            self._blocked[topic] = asyncio.get_running_loop().time() + _PAUSE_S
             _log.warning("publishing failed", topic=topic, **telemetry.describe_error(error))
-        done = [row for row in rows if row.topic not in failed]
-        if done:
-            await connection.execute(self._delete, {"ids": [row.id for row in done]})
-        failpoints.hit("outbox.after_delete")
-        for row in done:
-            self._published.labels(row.topic).inc()
-        self._waiting.set(len(rows) - len(done))
-        return len(rows) == ROUND and not failed
+        else:
+            async with self._db.transaction() as tx:
+                await tx.execute(self._delete, {"ids": [row.id for row in rows]})
+            failpoints.hit("outbox.after_delete")
+            self._published.labels(topic).inc(len(rows))
+        finally:
+            self._waiting.dec(len(rows))
+
+    def _collect(self) -> None:
+        for topic in [topic for topic, task in self._under_way.items() if task.done()]:
+            self._under_way.pop(topic).result()

@@ -8,7 +8,13 @@ from contextlib import suppress
 from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import (
+    InvalidTopicError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+)
 from aiokafka.partitioner import DefaultPartitioner
 from faststream.kafka import KafkaBroker
 from faststream.security import SASLScram512
@@ -22,6 +28,14 @@ _METADATA_AGE_MS: Final = 60_000
 # A new publisher's topic is found at the next refresh.
 _FAMILY_METADATA_AGE_MS: Final = 3_000
 _CLOSE_S: Final = 5.0
+# How long a topic may be unknown to the cluster before its events count as refused.
+_TOPIC_S: Final = 5.0
+_TOPICS_OWN: Final = (
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+    MessageSizeTooLargeError,
+    InvalidTopicError,
+)
 
 
 def consuming_broker(
@@ -53,7 +67,7 @@ def consuming_broker(
 
 
 class Publisher:
-    """Publishes batches in order: idempotent, acknowledged by all in-sync replicas."""
+    """Publishes in order: idempotent, acknowledged by all in-sync replicas."""
 
     def __init__(self, settings: ServiceSettings, service: str) -> None:
         self._arguments: dict[str, Any] = {
@@ -70,35 +84,38 @@ class Publisher:
             "metadata_max_age_ms": _METADATA_AGE_MS,
         }
         self._producer: AIOKafkaProducer | None = None
+        self._connecting = asyncio.Lock()
+        self._closing: set[asyncio.Task[None]] = set()
         self._choose = DefaultPartitioner()
 
-    async def publish(self, records: Sequence[Record]) -> dict[str, BaseException]:
-        """Publish `records`; return the topics that failed, with the error.
+    async def publish(self, topic: str, records: Sequence[Record]) -> None:
+        """Publish `records` to `topic`, in order per key; return when all are acknowledged.
 
-        Records of one partition keep their order: of a topic that failed, some
-        may have been written, and all are to be published again, in order.
+        While Kafka is away it waits. It raises `KafkaError` or `TimeoutError`
+        for a topic that refuses them; then some may have been written, and all
+        are to be published again, in order. One call at a time per topic.
         """
         producer = await self._connected()
-        by_topic: dict[str, list[Record]] = defaultdict(list)
-        for record in records:
-            by_topic[record.topic].append(record)
-        results = await asyncio.gather(
-            *(self._publish_topic(producer, topic, batch) for topic, batch in by_topic.items()),
-            return_exceptions=True,
-        )
-        failed = {
-            topic: result
-            for topic, result in zip(by_topic, results, strict=True)
-            if isinstance(result, BaseException)
-        }
-        if failed:
-            await self.close()
-        return failed
+        # aiokafka asks for a topic by name only once it misses it; a first
+        # missing topic would make it forget all others, batches under way included.
+        producer.client.add_topic(topic)
+        try:
+            found = await asyncio.wait_for(producer.partitions_for(topic), _TOPIC_S)
+            await self._publish(producer, topic, sorted(found), records)
+        except _TOPICS_OWN:
+            raise
+        except KafkaError:
+            # A sequence broken once stays broken in that producer.
+            self._retire(producer)
+            raise
 
-    async def _publish_topic(
-        self, producer: AIOKafkaProducer, topic: str, records: Sequence[Record]
+    async def _publish(
+        self,
+        producer: AIOKafkaProducer,
+        topic: str,
+        partitions: list[int],
+        records: Sequence[Record],
     ) -> None:
-        partitions = sorted(await producer.partitions_for(topic))
         by_partition: dict[int, list[Record]] = defaultdict(list)
         for record in records:
             by_partition[self._choose(record.key, partitions, partitions)].append(record)
@@ -134,20 +151,33 @@ class Publisher:
         await (await producer.send_batch(batch, topic, partition=partition))
 
     async def _connected(self) -> AIOKafkaProducer:
-        if self._producer is None:
-            producer = AIOKafkaProducer(**self._arguments)
-            try:
-                await producer.start()
-            except BaseException:
-                await producer.stop()
-                raise
-            self._producer = producer
-        return self._producer
+        async with self._connecting:
+            if self._producer is None:
+                producer = AIOKafkaProducer(**self._arguments)
+                try:
+                    await producer.start()
+                except BaseException:
+                    await producer.stop()
+                    raise
+                self._producer = producer
+            return self._producer
+
+    def _retire(self, producer: AIOKafkaProducer) -> None:
+        if self._producer is producer:
+            self._producer = None
+            closing = asyncio.create_task(_close(producer))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
     async def close(self) -> None:
         """Close the connection; the next `publish` opens another."""
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            # What it still holds is in the outbox and is published again.
-            with suppress(KafkaError, TimeoutError):
-                await asyncio.wait_for(producer.stop(), _CLOSE_S)
+        if self._producer is not None:
+            self._retire(self._producer)
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+
+async def _close(producer: AIOKafkaProducer) -> None:
+    # What it still holds is in the outbox and is published again.
+    with suppress(KafkaError, TimeoutError):
+        await asyncio.wait_for(producer.stop(), _CLOSE_S)
