@@ -49,7 +49,7 @@ def delivered(house: Stack, email: str) -> list[EmailMessage]:
     if not folder.exists():
         return []
     return [
-        message_from_bytes(path.read_bytes(), _class=EmailMessage, policy=policy.default)  # type: ignore[arg-type]
+        message_from_bytes(path.read_bytes(), _class=EmailMessage, policy=policy.default)
         for path in sorted(folder.iterdir())
     ]
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from email import message_from_bytes, policy
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from paceline_common import ids
+from paceline_common.keys import KeyServiceUnavailable
 from paceline_sender.domain.outcome import Answer
 
 from .conftest import FakeTransport, Sender, World, until
@@ -30,7 +32,7 @@ async def test_a_slot_becomes_one_submission_at_its_time(
     ((envelope_from, recipient, data, at),) = transport.submitted
     assert (envelope_from, recipient) == (world.email, "bob@example.test")
     # One machine, one clock: the wall clock here is the one Postgres reads.
-    assert timedelta(0) <= at - job.slot_at <= timedelta(milliseconds=50)
+    assert job.slot_at <= at <= job.not_after
     parsed = message_from_bytes(data, policy=policy.default)
     assert parsed["Subject"] == "Hello Bob"
     assert parsed["In-Reply-To"] is None
@@ -218,20 +220,16 @@ async def test_a_soft_refusal_comes_back_with_the_same_message_id(
 
     transport.answers.clear()
     world.rows(
+        "UPDATE gateway.mailbox SET domain = 'south.test' WHERE mailbox_id = %s", world.mailbox_id
+    )
+    world.rows(
         "UPDATE scheduler.send_job SET state = 'reserved',"
         " slot_at = clock_timestamp() + interval '300 ms',"
         " not_after = clock_timestamp() + interval '2 s' WHERE workspace_id = %s AND job_id = %s",
         job.workspace_id, job.job_id,
     )  # fmt: skip
     row = world.job_row(job)
-    again = type(job)(
-        **{
-            **{name: getattr(job, name) for name in job.__slots__},
-            "fence": row["fence"],
-            "slot_at": row["slot_at"],
-            "not_after": row["not_after"],
-        }
-    )
+    again = replace(job, fence=row["fence"], slot_at=row["slot_at"], not_after=row["not_after"])
     sender.preparer.hold([again])
     await finished(world, job, "sent")
     second = message_from_bytes(transport.submitted[1][2], policy=policy.default)["Message-ID"]
@@ -388,3 +386,43 @@ async def test_a_lease_that_ended_is_dropped_before_anything_is_opened(
     await finished(world, later, "sent")
     assert [recipient for _, recipient, _, _ in transport.submitted] == ["c@example.test"]
     assert world.attempts(job) == []
+
+
+async def test_a_mailbox_that_was_switched_off_gives_the_job_back(
+    world: World, sender: Sender, transport: FakeTransport
+) -> None:
+    world.rows(
+        "UPDATE gateway.mailbox SET is_active = false WHERE mailbox_id = %s", world.mailbox_id
+    )
+    job = world.job(world.lead("bob@example.test"), in_ms=2000)
+    sender.preparer.hold([job])
+    row = await finished(world, job, "queued")
+    assert row["reason"] == "mailbox_not_available"
+    assert transport.sessions == []
+
+
+async def test_without_the_key_service_jobs_go_back_and_nothing_is_opened(
+    world: World,
+    sender: Sender,
+    transport: FakeTransport,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def away(_messages: Any) -> list[str]:
+        raise KeyServiceUnavailable("away")
+
+    monkeypatch.setattr(sender.preparer._keys, "mac", away)
+    job = world.job(world.lead("bob@example.test"), in_ms=2000)
+    sender.preparer.hold([job])
+    row = await finished(world, job, "queued")
+    assert row["reason"] == "key_service_unavailable"
+    assert row["due_at"] - row["updated_at"] > timedelta(seconds=20)
+    assert transport.sessions == []
+
+
+async def test_no_other_workspace_is_seen(world: World, sender: Sender) -> None:
+    """A job of another workspace does not exist for a batch that does not name it."""
+    job = world.job(world.lead("bob@example.test"))
+    foreign = replace(job, workspace_id=job.workspace_id + 1_000_000)
+    sender.preparer.hold([foreign])
+    await until(lambda: not sender.preparer._in_hand and not sender.preparer._held, "let go")
+    assert world.job_row(job)["state"] == "reserved"

@@ -56,9 +56,8 @@ def build(settings: SenderSettings) -> Service:
         try:
             await preparer.run()
         finally:
-            # As long as a claim may be open this instance must be known to live.
-            if service.stopping.is_set():
-                reconciler.drained.set()
+            # Until here a claim may be open, and this instance must be known to live.
+            reconciler.drained.set()
 
     service.subscribe(consumers.send_scheduled(preparer))
     service.background("prepare", prepare, drain=True)
@@ -74,4 +73,4 @@ def build(settings: SenderSettings) -> Service:
 
 def run() -> None:
     """Run the sender until it is told to stop."""
-    build(SenderSettings()).run()  # type: ignore[call-arg]  # pydantic reads the environment
+    build(SenderSettings()).run()

@@ -27,3 +27,5 @@ class SenderSettings(ServiceSettings):
     beat_s: float = Field(default=2.0, gt=0)
     dead_after_s: float = Field(default=15.0, gt=0)
     reconcile_s: float = Field(default=5.0, gt=0)
+    # Longer than the wait after a final dot: what is claimed is finished.
+    drain_grace_s: float = Field(default=660.0, ge=0)
