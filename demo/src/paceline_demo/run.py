@@ -201,7 +201,7 @@ class _Campaign:
             took_s=round(self._board.elapsed_s, 1),
             leads=self._leads(claims),
             promises=promises,
-            parts={row.process: row.version for row in await asyncio.to_thread(self._stack.status)},
+            parts={row.part: row.version for row in await asyncio.to_thread(self._stack.status)},
             urls=self._house.urls(),
         )
 
