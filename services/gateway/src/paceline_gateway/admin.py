@@ -17,10 +17,9 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.engine import Connection
 
 from paceline_common import events, grants, ids, topics
-from paceline_common.address import AddressHasher
 from paceline_common.admin import AdminSettings, JsonFlag, refuse, show, show_rows
 from paceline_common.http import Problem
-from paceline_common.keys import ADDRESS_HASH_SECRET, KeyAdmin, KeyService
+from paceline_common.keys import KeyAdmin
 from paceline_gateway import kafka_publishers
 from paceline_gateway import quarantine as entries
 from paceline_gateway.domain import apikey
@@ -338,7 +337,6 @@ def replay_quarantine(
     number = _decode("qua", quarantine_id)
     settings = AdminSettings()
     repaired = None if lead is None else json.loads(lead.read_text())
-    hasher = AddressHasher(asyncio.run(KeyService(settings).secret(ADDRESS_HASH_SECRET)))
     with _transaction(settings) as tx:
         target = _workspace(tx, workspace_id)
         row = tx.execute(
@@ -351,7 +349,7 @@ def replay_quarantine(
         if row is None:
             refuse("the installation has no such lead in quarantine")
         try:
-            event = entries.repaired(hasher, target, row, repaired)
+            event = entries.repaired(target, row, repaired)
         except Problem as problem:
             refuse(f"{problem.kind.title}: {problem.detail or problem.kind.remedy}")
         _publish(tx, event.topic, event.key, event.body, event.event_id)

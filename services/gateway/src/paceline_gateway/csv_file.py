@@ -35,10 +35,12 @@ _BOMS: Final = (
 )
 # What spreadsheets write when it is not Unicode; a free guess among a hundred
 # code pages is too often wrong on a short file.
-_SPREADSHEET_ENCODINGS: Final = [
-    "cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257",
-    "cp932", "gb18030", "big5", "cp949", "mac_roman",
+_LATIN: Final = ["cp1252", "cp1250", "cp1254", "cp1257", "mac_roman"]
+_OTHER_SCRIPTS: Final = [
+    "cp1251", "cp1253", "cp1255", "cp1256", "cp932", "gb18030", "big5", "cp949",
 ]  # fmt: skip
+# Fewer letters than these do not tell one Latin code page from another.
+_ENOUGH_LETTERS: Final = 50
 # Excel's own hint, before the header.
 _SEPARATOR_LINE: Final = re.compile(r"sep=(.)", re.IGNORECASE)
 
@@ -195,18 +197,30 @@ def _encoding(file: IO[bytes], sample: bytes, asked: str | None) -> str:
     except FileFault as fault:
         if fault.code != "import_encoding_wrong":
             raise
-        match = charset_normalizer.from_bytes(
-            sample, cp_isolation=_SPREADSHEET_ENCODINGS, enable_fallback=False
-        ).best()
-        if match is None:
+        if (page := _code_page(sample)) is None:
             raise FileFault(
                 "import_encoding_wrong",
                 f"{fault} It is in no other encoding that could be recognised either: save the "
                 "file as UTF-8, or name its encoding.",
             ) from None
-        _decode_all(file, match.encoding)
-        return match.encoding
+        _decode_all(file, page)
+        return page
     return "utf-8"
+
+
+def _code_page(sample: bytes) -> str | None:
+    """Return the likeliest code page of text that is not Unicode, None if none fits."""
+    high = re.findall(rb"[\x80-\xff]+", sample)
+    # Latin text has its accented letters one by one among ASCII ones.
+    latin = max(map(len, high)) < 3
+    if latin and sum(map(len, high)) < _ENOUGH_LETTERS:
+        candidates = _LATIN[:1]
+    else:
+        candidates = _LATIN if latin else _OTHER_SCRIPTS
+    match = charset_normalizer.from_bytes(
+        sample, cp_isolation=candidates, enable_fallback=False
+    ).best()
+    return match.encoding if match else None
 
 
 def _utf16_without_mark(sample: bytes) -> str:

@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paceline_common import events, ids, topics
-from paceline_common.address import AddressHasher, InvalidAddress
+from paceline_common.address import AddressHasher, InvalidAddress, normalise
 from paceline_common.db import Outgoing
 from paceline_common.http import Problem
 from paceline_gateway import problems
@@ -26,12 +26,12 @@ def event_id(*parts: object) -> str:
     return str(uuid.uuid5(_NAMESPACE, "/".join(map(str, parts))))
 
 
-def address_fault(hasher: AddressHasher, email: str) -> str | None:
+def address_fault(email: str) -> str | None:
     """Return why the scheduler could not take this address, None if it can."""
     if fault := email_fault(email):
         return fault
     try:
-        hasher.address(email)
+        normalise(email)
     except InvalidAddress as error:
         return str(error)
     return None

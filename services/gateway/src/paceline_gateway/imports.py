@@ -12,7 +12,6 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paceline_common import ids
-from paceline_common.address import AddressHasher
 from paceline_common.http import Problem
 from paceline_gateway import csv_file, enroll, problems, trail
 from paceline_gateway.auth import Caller
@@ -79,7 +78,7 @@ async def run(
             parts, tx, caller, "leads.imported", ids.encode("imp", import_id),
             campaign=ids.encode("cmp", campaign_id),
         )  # fmt: skip
-    batches = _batches(upload.file, shape, hasher, parts.settings.import_batch_rows)
+    batches = _batches(upload.file, shape, parts.settings.import_batch_rows)
     total, bad = 0, 0
     while (batch := await asyncio.to_thread(next, batches, None)) is not None:
         total += len(batch)
@@ -114,12 +113,7 @@ class _Read:
     content: Lead | RowFault
 
 
-def _batches(
-    file: IO[bytes], shape: CsvFile, hasher: AddressHasher, size: int
-) -> Iterator[list[_Read]]:
-    def check_email(email: str) -> str | None:
-        return enroll.address_fault(hasher, email)
-
+def _batches(file: IO[bytes], shape: CsvFile, size: int) -> Iterator[list[_Read]]:
     rows = csv_file.rows(file, shape)
     while batch := list(itertools.islice(rows, size)):
         yield [
@@ -128,7 +122,7 @@ def _batches(
                 row.line,
                 row.content
                 if isinstance(row.content, RowFault)
-                else read_row(shape.columns, row.content, check_email),
+                else read_row(shape.columns, row.content, enroll.address_fault),
             )
             for row in batch
         ]

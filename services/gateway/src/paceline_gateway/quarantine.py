@@ -10,7 +10,6 @@ from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paceline_common import events, ids, topics
-from paceline_common.address import AddressHasher
 from paceline_common.db import Outgoing
 from paceline_common.http import Problem
 from paceline_gateway import enroll, problems
@@ -53,13 +52,11 @@ def is_replayable(topic: str) -> bool:
     )
 
 
-def repaired(
-    hasher: AddressHasher, workspace_id: int, held: Row[Any], lead: Mapping[str, Any] | None
-) -> Outgoing:
+def repaired(workspace_id: int, held: Row[Any], lead: Mapping[str, Any] | None) -> Outgoing:
     """Return the event that replays an entry, with `lead` as its body or with its own.
 
-    The same repair twice is the same event. Raises `quarantine_settled`,
-    `quarantine_not_replayable` or `quarantine_body_invalid`.
+    The same repair twice is the same event; repairs of one entry stay in order. Raises
+    `quarantine_settled`, `quarantine_not_replayable` or `quarantine_body_invalid`.
     """
     if not is_replayable(held.topic):
         raise Problem(problems.QUARANTINE_NOT_REPLAYABLE)
@@ -74,12 +71,12 @@ def repaired(
         body = msgspec.convert(members, events.LeadEnrolled)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Problem(problems.QUARANTINE_BODY_INVALID, str(error)) from error
-    if fault := enroll.address_fault(hasher, body.email):
+    if fault := enroll.address_fault(body.email):
         raise Problem(problems.QUARANTINE_BODY_INVALID, f"email: {fault}")
     digest = hashlib.sha256(msgspec.json.encode(body)).hexdigest()
     return Outgoing(
         topic=topics.LEAD_ENROLLED,
-        key=hasher.address(body.email).hex(),
+        key=replay_of,
         event_id=enroll.event_id(replay_of, digest),
         body=body,
     )

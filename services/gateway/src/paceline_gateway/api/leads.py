@@ -128,7 +128,7 @@ async def enroll_leads(
     answer = LeadsOut(accepted=[], errors=[])
     batch = idempotency_key or ids.new_event_id()
     for index, one in enumerate(body.leads):
-        if fault := enroll.address_fault(hasher, one.email):
+        if fault := enroll.address_fault(one.email):
             answer.errors.append(
                 Rejected(index=index, field="email", code="email_invalid", message=fault)
             )

@@ -207,7 +207,7 @@ async def connect_mailbox(
         mailbox_id=mailbox_id,
         email=email,
         display_name=body.display_name,
-        smtp=_server(body.smtp, email) | {"auth": "password"},
+        smtp=_server(body.smtp, email) | {"auth": "auto"},
         imap=_server(body.imap, email),
         smtp_credential=await _seal(parts, caller, "send", mailbox_id, body.smtp.password),
         imap_credential=await _seal(parts, caller, "read", mailbox_id, body.imap.password),
@@ -333,7 +333,7 @@ async def _retest(
     smtp, imap = held.smtp, held.imap
     smtp_credential, imap_credential = bytes(held.smtp_credential), bytes(held.imap_credential)
     if body.smtp:
-        smtp = _server(body.smtp, held.email) | {"auth": "password"}
+        smtp = _server(body.smtp, held.email) | {"auth": "auto"}
         smtp_credential = await _seal(parts, caller, "send", mailbox_id, body.smtp.password)
     if body.imap:
         imap = _server(body.imap, held.email)

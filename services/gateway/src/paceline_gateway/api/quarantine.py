@@ -116,10 +116,9 @@ async def replay_quarantine(
     quarantine_id: QuarantineId, parts: PartsDep, caller: Writer, body: ReplayIn | None = None
 ) -> ReplayOut:
     """Enroll a repaired lead in place of a quarantined one; the entry settles when it is taken."""
-    hasher = await parts.hasher()
     async with parts.db.transaction([caller.workspace_id]) as tx:
         held = await quarantine.find(tx, quarantine.OWNER, quarantine_id)
-        event = quarantine.repaired(hasher, caller.workspace_id, held, body.lead if body else None)
+        event = quarantine.repaired(caller.workspace_id, held, body.lead if body else None)
         await parts.outbox.add(tx, [event])
         await trail.audit(
             parts, tx, caller, "quarantine.replayed", ids.encode("qua", quarantine_id)

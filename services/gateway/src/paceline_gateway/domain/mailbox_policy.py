@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
+from math import isfinite
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -11,10 +12,11 @@ DEFAULTS: Final[dict[str, Any]] = {
     "jitter_s": [5, 30],
     "grace_s": 2,
     "daily_cap": 500,
+    "hourly_cap": None,
     "ramp": None,
     "windows": [{"days": [0, 1, 2, 3, 4], "start": "09:00", "end": "17:00"}],
 }
-"""DESIGN §5. `windows: null` means always open, `daily_cap: null` no cap, `ramp: null` no ramp.
+"""DESIGN §5. `windows: null` means always open, a cap or ramp of null that there is none.
 
 A window whose `end` is not after its `start` closes on the next day.
 """
@@ -58,9 +60,10 @@ def check(policy: Mapping[str, Any]) -> None:
         faults["grace_s"] = f"must be a number of seconds above 0 and at most 60, got {grace!r}"
     elif fault := _jitter_fault(whole["jitter_s"], grace):
         faults["jitter_s"] = fault
-    cap = whole["daily_cap"]
-    if cap is not None and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 0):
-        faults["daily_cap"] = f"must be a whole number of messages, 0 or more, or null, got {cap!r}"
+    for name in ("daily_cap", "hourly_cap"):
+        cap = whole[name]
+        if cap is not None and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 0):
+            faults[name] = f"must be a whole number of messages, 0 or more, or null, got {cap!r}"
     if whole["ramp"] is not None:
         faults["ramp"] = "must be null: ramps cannot be set yet"
     if whole["windows"] is not None and (fault := _windows_fault(whole["windows"])):
@@ -73,14 +76,18 @@ def daily_capacity(policy: Mapping[str, Any], zone: str, day: date) -> int:
     """Return how many messages the mailbox can send on `day` (local), whatever the demand.
 
     The least of the daily cap and of what the open hours hold at cadence plus
-    mean jitter. A day with a DST change has 23 or 25 hours.
+    mean jitter, or at the hourly cap if that is slower. A day with a DST change
+    has 23 or 25 hours.
     """
     whole = effective(policy)
     low, high = whole["jitter_s"]
-    by_time = int(
-        _open_seconds(whole["windows"], zone, day) / (whole["cadence_s"] + (low + high) / 2)
-    )
-    return by_time if whole["daily_cap"] is None else min(by_time, whole["daily_cap"])
+    open_s = _open_seconds(whole["windows"], zone, day)
+    limits = [open_s / (whole["cadence_s"] + (low + high) / 2)]
+    if whole["hourly_cap"] is not None:
+        limits.append(open_s / 3600 * whole["hourly_cap"])
+    if whole["daily_cap"] is not None:
+        limits.append(whole["daily_cap"])
+    return int(min(limits))
 
 
 def _open_seconds(windows: Sequence[Mapping[str, Any]] | None, zone: str, day: date) -> float:
@@ -107,7 +114,7 @@ def _open_seconds(windows: Sequence[Mapping[str, Any]] | None, zone: str, day: d
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
 
 
 def _jitter_fault(jitter: Any, grace: float) -> str | None:

@@ -1,0 +1,293 @@
+"""The gateway's application on the real stack, with sender and reply played by one HTTP server."""
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import httpx
+import msgspec
+import psycopg
+import pytest
+from fastapi import FastAPI
+from psycopg.rows import dict_row
+from pydantic import SecretStr
+from typer.testing import CliRunner
+
+from paceline_common import ids
+from paceline_common.address import AddressHasher
+from paceline_common.admin import build as build_admin
+from paceline_common.keys import KeyService
+from paceline_gateway.app import build
+from paceline_gateway.parts import Parts
+from paceline_gateway.settings import GatewaySettings
+from paceline_local.stack import Stack
+
+OK = {"ok": True, "code": "ok", "message": "250 2.0.0 Ok", "remedy": None}
+
+
+@dataclass
+class Peers:
+    """Sender and reply as the gateway sees them: one answer per leg, every request kept.
+
+    `bearers` are the Authorization headers received; a leg whose answer is None
+    breaks the connection.
+    """
+
+    url: str = ""
+    send: dict[str, Any] | None = field(default_factory=lambda: dict(OK))
+    read: dict[str, Any] | None = field(default_factory=lambda: dict(OK))
+    asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    bearers: set[str | None] = field(default_factory=set)
+
+    def reset(self) -> None:
+        self.send, self.read = dict(OK), dict(OK)
+        self.asked.clear()
+
+
+@pytest.fixture(scope="session")
+def peers_server() -> Iterator[Peers]:
+    peers = Peers()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            leg = "send" if "smtp" in body else "read"
+            peers.asked.append((leg, body))
+            peers.bearers.add(self.headers["authorization"])
+            answer = getattr(peers, leg)
+            if answer is None:
+                self.close_connection = True
+                return
+            payload = json.dumps(answer).encode()
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(payload)))
+            self.end_headers()
+            self.wfile.write(payload)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    peers.url = f"http://127.0.0.1:{server.server_port}"
+    yield peers
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def peers(peers_server: Peers) -> Peers:
+    peers_server.reset()
+    return peers_server
+
+
+@pytest.fixture
+def admin(stack: Stack) -> Callable[..., Any]:
+    """Run `paceline-admin … --json` with the admin's own credentials; return what it printed."""
+    env = stack.env("admin")
+
+    def run(*arguments: str, code: int = 0) -> Any:
+        result = CliRunner().invoke(build_admin(), [*arguments, "--json"], env=env)
+        assert result.exit_code == code, result.output
+        return json.loads(result.stdout) if code == 0 else result.output
+
+    return run
+
+
+@pytest.fixture
+async def app(
+    stack: Stack, peers: Peers, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[FastAPI]:
+    for name, value in stack.env("gateway").items():
+        monkeypatch.setenv(name, value)
+    settings = GatewaySettings(
+        http_port=0, sender_url=peers.url, reply_url=peers.url, import_batch_rows=7
+    )
+    service = build(settings)
+    yield service.http
+    parts: Parts = service.http.state.parts
+    await parts.prober.close()
+    parts.keys.close()
+    await service.db.close()
+
+
+@pytest.fixture
+def parts(app: FastAPI) -> Parts:
+    made: Parts = app.state.parts
+    return made
+
+
+@dataclass(frozen=True)
+class Login:
+    """What `KeyService` needs to sign in."""
+
+    keys_url: str
+    keys_role_id: str
+    keys_secret_id: SecretStr
+
+
+@dataclass
+class Tenant:
+    """A workspace with a key, and the API as its owner sees it."""
+
+    number: int
+    key: str
+    http: httpx.AsyncClient
+    sql: "psycopg.Connection[dict[str, Any]]"
+    stack: Stack
+
+    @property
+    def id(self) -> str:
+        return ids.encode("ws", self.number)
+
+    async def call(self, method: str, path: str, expect: int = 200, **request: Any) -> Any:
+        """Send a request, demand its status, return its JSON."""
+        answer = await self.http.request(method, path, **request)
+        assert answer.status_code == expect, (answer.status_code, answer.text)
+        return answer.json() if answer.content else None
+
+    def rows(self, statement: str, *arguments: object) -> list[dict[str, Any]]:
+        """Run SQL as superuser."""
+        cursor = self.sql.execute(statement.encode(), arguments)
+        return cursor.fetchall() if cursor.description else []
+
+    def seen_by(self, role: str, statement: str, *arguments: object) -> list[dict[str, Any]]:
+        """Run SQL with a service's own login, naming this workspace."""
+        with psycopg.connect(self.stack.dsn(role), row_factory=dict_row) as tx:
+            tx.execute("SELECT set_config('app.workspace_ids', %s, true)", [str(self.number)])
+            cursor = tx.execute(statement.encode(), arguments)
+            return cursor.fetchall() if cursor.description else []
+
+    def outbox(self, topic: str) -> list[dict[str, Any]]:
+        """Return the bodies on their way on `topic`, in order, with `event_id` beside them."""
+        return [
+            msgspec.json.decode(bytes(row["body"])) | {"event_id": str(row["event_id"])}
+            for row in self.rows(
+                "SELECT body, event_id FROM gateway.outbox"
+                " WHERE workspace_id = %s AND topic = %s ORDER BY id",
+                self.number, topic,
+            )
+        ]  # fmt: skip
+
+    def audited(self) -> list[str]:
+        """Return the actions recorded so far."""
+        return [one["action"] for one in self.outbox("audit-recorded")]
+
+    async def mailbox(self, email: str = "ann@sender.test", **extra: Any) -> dict[str, Any]:
+        server = {"host": "mail.sender.test", "port": 465, "password": "right-pass-word"}
+        body = {"email": email, "smtp": server, "imap": server | {"port": 993}, **extra}
+        made: dict[str, Any] = await self.call("POST", "/v1/mailboxes", 201, json=body)
+        return made
+
+    async def pool(self, *mailboxes: str, name: str = "pool") -> str:
+        body = {"name": name, "mailboxes": list(mailboxes)}
+        return str((await self.call("POST", "/v1/pools", 201, json=body))["id"])
+
+    async def campaign(self, **extra: Any) -> str:
+        body = {"name": "campaign", "steps": [{"subject": "Hi", "text": "Hello"}], **extra}
+        return str((await self.call("POST", "/v1/campaigns", 201, json=body))["id"])
+
+    async def ready_campaign(self, **extra: Any) -> str:
+        """A campaign that can start."""
+        pool = await self.pool((await self.mailbox())["id"])
+        return await self.campaign(tiers=[[pool]], **extra)
+
+
+@dataclass(frozen=True)
+class Enrolled:
+    """A lead in a campaign as the scheduler keeps it, with its queued job."""
+
+    enrollment_id: int
+    lead_id: int
+    job_id: int
+
+    @property
+    def id(self) -> str:
+        return ids.encode("enr", self.enrollment_id)
+
+
+def enroll(tenant: Tenant, hasher: AddressHasher, campaign: str, email: str) -> Enrolled:
+    """Put the rows of an enrolled lead where the scheduler would have put them."""
+    address, domain = (
+        tenant.rows(
+            "INSERT INTO scheduler.address (workspace_id, kind, hash) VALUES (%s, %s, %s)"
+            " ON CONFLICT (workspace_id, kind, hash) DO UPDATE SET kind = excluded.kind"
+            " RETURNING address_id",
+            tenant.number, kind, hashed,
+        )[0]["address_id"]
+        for kind, hashed in (("address", hasher.address(email)), ("domain", hasher.domain(email)))
+    )  # fmt: skip
+    lead = tenant.rows(
+        "INSERT INTO scheduler.lead (workspace_id, address_id, domain_id, email)"
+        " VALUES (%s, %s, %s, %s) RETURNING lead_id",
+        tenant.number, address, domain, email,
+    )[0]["lead_id"]  # fmt: skip
+    number = ids.decode("cmp", campaign)
+    enrollment = tenant.rows(
+        "INSERT INTO scheduler.enrollment (workspace_id, campaign_id, lead_id, address_id,"
+        " domain_id) VALUES (%s, %s, %s, %s, %s) RETURNING enrollment_id",
+        tenant.number, number, lead, address, domain,
+    )[0]["enrollment_id"]  # fmt: skip
+    job = tenant.rows(
+        "INSERT INTO scheduler.send_job (workspace_id, enrollment_id, campaign_id, step)"
+        " VALUES (%s, %s, %s, 1) RETURNING job_id",
+        tenant.number, enrollment, number,
+    )[0]["job_id"]  # fmt: skip
+    tenant.rows(
+        "UPDATE scheduler.enrollment SET job_id = %s WHERE workspace_id = %s"
+        " AND enrollment_id = %s",
+        job, tenant.number, enrollment,
+    )  # fmt: skip
+    return Enrolled(enrollment, lead, job)
+
+
+@pytest.fixture
+async def tenants(
+    stack: Stack, app: FastAPI, admin: Callable[..., Any]
+) -> AsyncIterator[Callable[[], Tenant]]:
+    opened: list[Tenant] = []
+    sql = psycopg.connect(stack.dsn("postgres"), autocommit=True, row_factory=dict_row)
+
+    def make() -> Tenant:
+        workspace = admin("workspace", "create", "tests")["workspace_id"]
+        key = admin("key", "create", workspace, "--name", "tests")["key"]
+        http = httpx.AsyncClient(
+            transport=httpx.ASGITransport(app, raise_app_exceptions=False),
+            base_url="http://gateway",
+            headers={"Authorization": f"Bearer {key}"},
+        )
+        opened.append(Tenant(ids.decode("ws", workspace), key, http, sql, stack))
+        return opened[-1]
+
+    yield make
+    for tenant in opened:
+        await tenant.http.aclose()
+    sql.close()
+
+
+@pytest.fixture
+async def tenant(tenants: Callable[[], Tenant]) -> Tenant:
+    # paceline-admin runs an event loop of its own.
+    return await asyncio.to_thread(tenants)
+
+
+@pytest.fixture
+async def hasher(parts: Parts) -> AddressHasher:
+    return await parts.hasher()
+
+
+@pytest.fixture
+async def sender_keys(stack: Stack) -> AsyncIterator[KeyService]:
+    """The key service as the sender may use it: to make MACs and open credentials."""
+    env = stack.env("sender")
+    secret = stack.passwords.get("sender", "paceline_keys_secret_id")
+    async with KeyService(
+        Login(env["PACELINE_KEYS_URL"], env["PACELINE_KEYS_ROLE_ID"], SecretStr(secret))
+    ) as keys:
+        yield keys

@@ -1,0 +1,159 @@
+"""`paceline-admin` with the admin's own credentials."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from confluent_kafka import KafkaException, Producer
+from psycopg.rows import dict_row
+
+from paceline_common import grants, ids, topics
+from paceline_common.admin import AdminSettings
+from paceline_gateway import kafka_publishers
+from paceline_local.stack import Stack
+
+Admin = Callable[..., Any]
+NOBODY = ids.encode("ws", 1 << 60)
+
+
+@pytest.fixture
+def sql(stack: Stack) -> Any:
+    with psycopg.connect(
+        stack.dsn("postgres"), autocommit=True, row_factory=dict_row
+    ) as connection:
+        yield connection
+
+
+def test_a_workspace_is_made_with_its_keys(admin: Admin, stack: Stack, sql: Any) -> None:
+    made = admin("workspace", "create", "Ours", "--timezone", "Europe/Berlin", "--country", "DE")
+    number = ids.decode("ws", made["workspace_id"])
+    (row,) = [
+        one for one in admin("workspace", "list") if one["workspace_id"] == made["workspace_id"]
+    ]
+    assert (row["name"], row["timezone"], row["country"]) == ("Ours", "Europe/Berlin", "DE")
+    (audit,) = sql.execute(
+        "SELECT body FROM gateway.outbox WHERE workspace_id = %s AND topic = 'audit-recorded'",
+        [number],
+    ).fetchall()
+    body = json.loads(bytes(audit["body"]))
+    assert (body["action"], body["actor"]) == ("workspace.created", "admin")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("workspace", "create", "x", "--timezone", "Mars"), "IANA"),
+        (("workspace", "create", "x", "--country", "Germany"), "like DE"),
+        (("key", "create", NOBODY, "--name", "x"), "no workspace"),
+        (("key", "create", "1", "--name", "x"), "not a ws_ id"),
+        (("key", "revoke", ids.encode("key", 1 << 60)), "no such key"),
+        (("publisher", "add", "Bad Name"), "no publisher name"),
+        (("publisher", "remove", "nobody"), "no publisher"),
+        (("publisher", "allow", "nobody", NOBODY), "no workspace"),
+    ],
+)
+def test_refusals_exit_1_and_say_why(admin: Admin, arguments: tuple[str, ...], words: str) -> None:
+    assert words in admin(*arguments, code=1)
+
+
+def test_wrong_usage_exits_2(admin: Admin) -> None:
+    admin("workspace", "destroy", code=2)
+
+
+def test_a_scope_that_is_none_is_refused(admin: Admin) -> None:
+    workspace = admin("workspace", "create", "x")["workspace_id"]
+    refused = admin("key", "create", workspace, "--name", "x", "--scope", "root", code=1)
+    assert "no such scope: root" in refused
+
+
+def test_a_key_is_stored_as_its_hash_only(admin: Admin, sql: Any) -> None:
+    workspace = admin("workspace", "create", "x")["workspace_id"]
+    key = admin("key", "create", workspace, "--name", "ours")["key"]
+    (row,) = sql.execute(
+        "SELECT * FROM gateway.api_key WHERE workspace_id = %s", [ids.decode("ws", workspace)]
+    ).fetchall()
+    assert key not in str(row)
+    assert len(bytes(row["key_hash"])) == 32
+
+
+def test_a_publisher_is_allowed_into_named_workspaces(admin: Admin) -> None:
+    one, other = (admin("workspace", "create", name)["workspace_id"] for name in ("one", "other"))
+    added = admin("publisher", "add", "tests-crm", "--workspace", one)
+    assert (added["topic"], added["principal"]) == (
+        "lead-enrolled.tests-crm",
+        "publisher-tests-crm",
+    )
+    # In the local stack the admin is no Kafka administrator: it says what to make there.
+    assert added["kafka"].startswith("not provisioned")
+    assert "write on topic lead-enrolled.tests-crm" in added["acls"]
+    admin("publisher", "allow", "tests-crm", other)
+    admin("publisher", "allow", "tests-crm", other)
+    (row,) = [one for one in admin("publisher", "list") if one["publisher"] == "tests-crm"]
+    assert row["workspaces"] == [one, other]
+    admin("publisher", "remove", "tests-crm")
+    assert "tests-crm" not in [one["publisher"] for one in admin("publisher", "list")]
+
+
+def test_kafka_is_provisioned_where_the_admin_may(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in stack.env("admin").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PACELINE_KAFKA_USER", "stack")
+    monkeypatch.setenv(
+        "PACELINE_KAFKA_PASSWORD", stack.passwords.get("stack", "paceline_kafka_password")
+    )
+    settings = AdminSettings()  # type: ignore[call-arg]
+    name = "tests-provisioned"
+    for password in ("first-password", "second-password"):
+        kafka_publishers.provision(settings, name, password)
+    client = stack.kafka.client_config("stack") | {
+        "sasl.username": grants.publisher_principal(name), "sasl.password": "second-password",
+    }  # fmt: skip
+    assert _write(client, topics.publisher_topic(name)) is None
+    assert _write(client, "lead-enrolled") is not None
+    kafka_publishers.withdraw(settings, name)
+    assert _write(client, topics.publisher_topic(name)) is not None
+
+
+def test_the_installations_quarantine_is_listed_and_its_leads_replayed(
+    admin: Admin, sql: Any, tmp_path: Path
+) -> None:
+    workspace = admin("workspace", "create", "x")["workspace_id"]
+    number = ids.decode("ws", workspace)
+    (row,) = sql.execute(
+        "INSERT INTO scheduler.quarantine (topic, partition, offset_, headers, body, digest,"
+        " reason_code, reason, attempts) SELECT 'lead-enrolled.crm', 0,"
+        " coalesce(max(offset_), 0) + 1, '[]', '{}', '', 'workspace_denied', 'may not', 1"
+        " FROM scheduler.quarantine RETURNING quarantine_id"
+    ).fetchall()
+    entry = ids.encode("qua", row["quarantine_id"])
+    (listed,) = [one for one in admin("quarantine", "list") if one["id"] == entry]
+    assert (listed["service"], listed["reason_code"]) == ("scheduler", "workspace_denied")
+    refused = admin("quarantine", "replay", entry, "--workspace", workspace, code=1)
+    assert "still not valid" in refused
+    lead = tmp_path / "lead.json"
+    lead.write_text(json.dumps({"campaign_id": "cmp_x", "email": "ann@lead.test"}))
+    made = admin("quarantine", "replay", entry, "--workspace", workspace, "--lead", str(lead))
+    (event,) = sql.execute(
+        "SELECT body FROM gateway.outbox WHERE workspace_id = %s AND event_id = %s",
+        [number, made["event_id"]],
+    ).fetchall()
+    body = json.loads(bytes(event["body"]))
+    assert (body["replay_of"], body["workspace_id"]) == (entry, workspace)
+
+
+def _write(client: dict[str, Any], topic: str) -> Exception | None:
+    """Try to publish one record; return why it failed."""
+    failures: list[Exception] = []
+    producer = Producer({**client, "message.timeout.ms": 4000, "log_level": 0})
+    producer.produce(
+        topic,
+        b"{}",
+        on_delivery=lambda error, _: failures.append(KafkaException(error)) if error else None,
+    )
+    producer.flush(10)
+    return failures[0] if failures else None

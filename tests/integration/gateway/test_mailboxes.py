@@ -1,0 +1,232 @@
+"""Mailboxes: nothing is saved untested, no secret comes back, every change is announced."""
+
+import asyncio
+import base64
+import json
+from typing import Any
+
+import psycopg
+import pytest
+
+from paceline_common import ids
+from paceline_common.keys import KeyService
+
+from .conftest import Peers, Tenant
+
+REFUSED = {
+    "ok": False,
+    "code": "auth_failed",
+    "message": "535 5.7.8 Error: authentication failed: (reason unavailable)",
+    "remedy": "Check user name and password.",
+}
+SERVER = {"host": "mail.sender.test", "port": 465, "password": "right-pass-word"}
+BODY = {"email": "Ann@Sender.test", "smtp": SERVER, "imap": SERVER | {"port": 993}}
+
+
+async def test_both_legs_are_tested_with_one_token_before_anything_is_saved(
+    tenant: Tenant, peers: Peers
+) -> None:
+    made = await tenant.mailbox(display_name="Ann")
+    (send, sent), (read, asked) = peers.asked
+    assert (send, read) == ("send", "read")
+    assert sent["token"] == asked["token"]
+    assert asked["wait_s"] > 0
+    assert sent["smtp"]["username"] == "ann@sender.test"
+    assert ids.decode("mbx", made["id"]) == sent["mailbox_id"]
+    assert ids.encode("mbx", sent["mailbox_id"]) == asked["mailbox_id"]
+    assert made["last_send_test"]["ok"]
+    assert made["last_read_test"]["ok"]
+    (event,) = tenant.outbox("mailbox-changed")
+    assert (event["mailbox_id"], event["version"]) == (made["id"], 1)
+    assert "mailbox.connected" in tenant.audited()
+
+
+async def test_a_failed_test_gives_the_servers_words_and_saves_nothing(
+    tenant: Tenant, peers: Peers
+) -> None:
+    peers.send = REFUSED
+    peers.read = {"ok": False, "code": "not_read_back", "message": "not there", "remedy": None}
+    refused = await tenant.call("POST", "/v1/mailboxes", 422, json=BODY)
+    assert refused["code"] == "connection_test_failed"
+    assert refused["send"] == REFUSED
+    assert REFUSED["message"] in refused["detail"]
+    # Nothing was sent, so the reading leg only signed in.
+    assert peers.asked[1][1]["wait_s"] == 0
+    assert refused["read"]["code"] == "not_tested"
+    assert (await tenant.call("GET", "/v1/mailboxes"))["items"] == []
+    assert tenant.outbox("mailbox-changed") == []
+    assert "right-pass-word" not in json.dumps(refused)
+
+
+async def test_a_failed_reading_leg_saves_nothing_either(tenant: Tenant, peers: Peers) -> None:
+    peers.read = REFUSED
+    refused = await tenant.call("POST", "/v1/mailboxes", 422, json=BODY)
+    assert refused["send"]["ok"] is True
+    assert refused["read"] == REFUSED
+    assert (await tenant.call("GET", "/v1/mailboxes"))["items"] == []
+
+
+async def test_a_service_that_is_away_is_not_the_users_fault(tenant: Tenant, peers: Peers) -> None:
+    peers.read = None
+    away = await tenant.call("POST", "/v1/mailboxes", 503, json=BODY)
+    assert away["code"] == "connection_test_unavailable"
+    assert (await tenant.call("GET", "/v1/mailboxes"))["items"] == []
+
+
+async def test_only_testing_saves_nothing(tenant: Tenant, peers: Peers) -> None:
+    tested = await tenant.call("POST", "/v1/mailboxes?test=only", json=BODY)
+    assert tested["ok"] is True
+    peers.send = REFUSED
+    tested = await tenant.call("POST", "/v1/mailboxes?test=only", json=BODY)
+    assert (tested["ok"], tested["send"]["code"]) == (False, "auth_failed")
+    assert (await tenant.call("GET", "/v1/mailboxes"))["items"] == []
+
+
+async def test_secrets_never_come_back(tenant: Tenant) -> None:
+    made = await tenant.mailbox()
+    seen = [made, *(await tenant.call("GET", "/v1/mailboxes"))["items"]]
+    seen.append(await tenant.call("GET", f"/v1/mailboxes/{made['id']}"))
+    assert "right-pass-word" not in json.dumps(seen)
+    assert "password" not in json.dumps(seen)
+    invalid = BODY | {"imap": SERVER | {"port": "secret-as-port", "password": "x" * 2000}}
+    assert "xxx" not in json.dumps(await tenant.call("POST", "/v1/mailboxes", 422, json=invalid))
+
+
+async def test_credentials_are_sealed_for_their_scope_and_row(
+    tenant: Tenant, peers: Peers, sender_keys: KeyService
+) -> None:
+    made = await tenant.mailbox()
+    number = ids.decode("mbx", made["id"])
+    (row,) = tenant.rows(
+        "SELECT smtp_credential FROM gateway.mailbox WHERE workspace_id = %s", tenant.number
+    )
+    sealed = bytes(row["smtp_credential"])
+    assert base64.b64decode(peers.asked[0][1]["credential"]) == sealed
+    assert b"right-pass-word" not in sealed
+    opened = await sender_keys.open("send", tenant.number, sealed, table="mailbox", row=number)
+    assert json.loads(opened) == {"password": "right-pass-word"}
+
+
+async def test_each_service_reads_its_own_view_and_only_its_credential(tenant: Tenant) -> None:
+    await tenant.mailbox(policy={"cadence_s": 30})
+
+    def read(role: str, view: str) -> list[Any]:
+        return tenant.seen_by(role, f"SELECT * FROM gateway.{view}")
+
+    assert len(read("sender", "v_mailbox_send")) == 1
+    assert len(read("reply", "v_mailbox_read")) == 1
+    assert len(read("scheduler", "v_mailbox")) == 1
+    for role, view in (("sender", "v_mailbox_read"), ("reply", "v_mailbox_send")):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            read(role, view)
+
+
+async def test_a_mailbox_is_connected_once(tenant: Tenant, peers: Peers) -> None:
+    made = await tenant.mailbox("ann@sender.test")
+    peers.asked.clear()
+    taken = await tenant.call("POST", "/v1/mailboxes", 409, json=BODY)
+    assert (taken["code"], taken["mailbox_id"]) == ("mailbox_exists", made["id"])
+    assert peers.asked == []
+
+
+async def test_two_who_connect_the_same_mailbox_at_once(tenant: Tenant) -> None:
+    answers = await asyncio.gather(
+        *(tenant.http.post("/v1/mailboxes", json=BODY) for _ in range(4))
+    )
+    assert sorted(answer.status_code for answer in answers) == [201, 409, 409, 409]
+    assert len((await tenant.call("GET", "/v1/mailboxes"))["items"]) == 1
+
+
+async def test_policy_faults_are_told_one_by_one(tenant: Tenant) -> None:
+    body = BODY | {"policy": {"cadence_s": 0, "grace_s": 10}}
+    refused = await tenant.call("POST", "/v1/mailboxes", 422, json=body)
+    assert refused["code"] == "policy_invalid"
+    assert {one["setting"] for one in refused["errors"]} == {"cadence_s", "jitter_s"}
+    await tenant.call("POST", "/v1/mailboxes", 422, json=BODY | {"timezone": "Mars/Olympus"})
+
+
+async def test_effective_policy_and_capacity_are_shown(tenant: Tenant) -> None:
+    made = await tenant.mailbox(policy={"daily_cap": 5000, "windows": None})
+    assert made["policy"] == {"daily_cap": 5000, "windows": None}
+    assert made["effective_policy"]["cadence_s"] == 90
+    assert made["daily_capacity"] == int(86_400 / 107.5)
+
+
+async def test_changes_raise_the_version_and_are_announced(tenant: Tenant, peers: Peers) -> None:
+    made = await tenant.mailbox()
+    path = f"/v1/mailboxes/{made['id']}"
+    peers.asked.clear()
+    changed = await tenant.call("PATCH", path, json={"policy": {"daily_cap": 7}})
+    assert (changed["policy"], changed["version"]) == ({"daily_cap": 7}, 2)
+    changed = await tenant.call(
+        "PATCH", path, json={"display_name": "Ann B.", "timezone": "Europe/Berlin"}
+    )
+    assert (changed["display_name"], changed["timezone"]) == ("Ann B.", "Europe/Berlin")
+    assert changed["policy"] == {"daily_cap": 7}
+    assert [one["version"] for one in tenant.outbox("mailbox-changed")] == [1, 2, 3]
+    assert peers.asked == []
+    await tenant.call("PATCH", path, 422, json={"policy": {"grace_s": 9}})
+
+
+async def test_a_new_password_is_tested_first(tenant: Tenant, peers: Peers) -> None:
+    made = await tenant.mailbox()
+    before = tenant.rows(
+        "SELECT smtp_credential, imap_credential FROM gateway.mailbox WHERE workspace_id = %s",
+        tenant.number,
+    )[0]
+    path = f"/v1/mailboxes/{made['id']}"
+    peers.send = REFUSED
+    await tenant.call("PATCH", path, 422, json={"smtp": SERVER | {"password": "wrong"}})
+    assert (
+        before
+        == tenant.rows(
+            "SELECT smtp_credential, imap_credential FROM gateway.mailbox WHERE workspace_id = %s",
+            tenant.number,
+        )[0]
+    )
+    peers.reset()
+    await tenant.call("PATCH", path, json={"smtp": SERVER | {"password": "new", "port": 587}})
+    after = tenant.rows(
+        "SELECT smtp_credential, imap_credential, smtp FROM gateway.mailbox"
+        " WHERE workspace_id = %s",
+        tenant.number,
+    )[0]
+    assert after["smtp_credential"] != before["smtp_credential"]
+    assert after["imap_credential"] == before["imap_credential"]
+    assert after["smtp"]["port"] == 587
+    assert "mailbox.credential_changed" in tenant.audited()
+
+
+async def test_deactivating_shuts_the_gate_and_activating_opens_it(tenant: Tenant) -> None:
+    made = await tenant.mailbox()
+    path = f"/v1/mailboxes/{made['id']}"
+    off = await tenant.call("PATCH", path, json={"is_active": False})
+    assert off["is_active"] is False
+    assert [one["reason"] for one in off["suspensions"]] == ["deactivated"]
+    on = await tenant.call("PATCH", path, json={"is_active": True})
+    assert (on["is_active"], on["suspensions"]) == (True, [])
+    assert tenant.audited()[-2:] == ["mailbox.deactivated", "mailbox.activated"]
+
+
+async def test_disconnecting_destroys_the_passwords_and_keeps_the_history(tenant: Tenant) -> None:
+    made = await tenant.mailbox()
+    pool = await tenant.pool(made["id"])
+    campaign = await tenant.campaign(tiers=[[pool]])
+    path = f"/v1/mailboxes/{made['id']}"
+    await tenant.call("DELETE", path, 204)
+    await tenant.call("DELETE", path, 204)
+    assert tenant.rows(
+        "SELECT smtp_credential, imap_credential FROM gateway.mailbox WHERE workspace_id = %s",
+        tenant.number,
+    ) == [{"smtp_credential": None, "imap_credential": None}]
+    assert tenant.outbox("mailbox-changed")[-1]["deleted"] is True
+    assert tenant.outbox("campaign-changed")[-1]["campaign_id"] == campaign
+    assert (await tenant.call("GET", "/v1/mailboxes"))["items"] == []
+    gone = await tenant.call("GET", path)
+    assert [one["reason"] for one in gone["suspensions"]] == ["deactivated"]
+    assert (await tenant.call("GET", f"/v1/pools/{pool}"))["mailboxes"] == []
+    refused = await tenant.call("PATCH", path, 409, json={"is_active": True})
+    assert refused["code"] == "mailbox_deleted"
+    again = await tenant.mailbox()
+    assert (again["id"], again["is_active"], again["suspensions"]) == (made["id"], True, [])
+    assert tenant.audited().count("mailbox.disconnected") == 1
