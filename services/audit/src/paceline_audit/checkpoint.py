@@ -77,7 +77,7 @@ class Checkpointer:
                         "signature": signature,
                     },
                 )
-            self._metrics.counter("paceline_audit_checkpoints_total").labels().inc()
+            self._metrics.counter("paceline_audit_checkpoints_total").inc()
             workspace = ids.encode("ws", head.workspace_id) if head.workspace_id else None
             self._log.info("checkpoint signed", workspace=workspace, seq=head.seq)
         return len(heads)
