@@ -283,9 +283,9 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 
 @asynccontextmanager
 async def worker(
-    parts: Parts, *arguments: str, **extra: str
+    parts: Parts, *arguments: str, script: str = "worker.py", **extra: str
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run `worker.py` as a process; it is dead afterwards. `extra`: settings without the prefix."""
+    """Run `script` as a process; it is dead afterwards. `extra`: settings without the prefix."""
     settings = parts.settings
     environment = {
         "PATH": os.environ["PATH"],
@@ -306,7 +306,7 @@ async def worker(
     }
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        str(Path(__file__).with_name("worker.py")),
+        str(Path(__file__).with_name(script)),
         *arguments,
         env=environment,
         stdout=asyncio.subprocess.PIPE,

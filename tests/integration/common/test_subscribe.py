@@ -130,12 +130,12 @@ async def test_a_poison_record_is_tried_thrice_and_put_away_alone(
         )
     assert effects(clean) == {f"job-{job}": 1 for job in range(200)}
     assert len(tries) == 3
-    assert quarantined(
-        clean, "workspace_id, topic, partition, offset_, event_id, source, attempts, reason_code,"
-        " reason, settled_at",
-    ) == [
-        (WS, topic.name, 0, 77, "id-poison", "tests", 3, "unknown_job", "there is no such job", None)
-    ]  # fmt: skip
+    columns = (
+        "workspace_id, topic, partition, offset_, event_id, source, attempts, reason_code, reason,"
+        " settled_at"
+    )
+    why = ("unknown_job", "there is no such job", None)
+    assert quarantined(clean, columns) == [(WS, topic.name, 0, 77, "id-poison", "tests", 3, *why)]
     assert (
         metrics.registry.get_sample_value(
             "paceline_quarantined_total", {"topic": topic.name, "reason_code": "unknown_job"}

@@ -136,7 +136,8 @@ class Readiness:
 
     async def _run(self, name: str, check: Check) -> bool:
         try:
-            return await asyncio.wait_for(check(), _CHECK_S) is not False
+            async with asyncio.timeout(_CHECK_S):
+                return await check() is not False
         except Exception as error:  # noqa: BLE001 - whatever a check raises, it has not passed
             _log.warning("readiness check failed", name=name, **telemetry.describe_error(error))
             return False

@@ -47,7 +47,7 @@ _INBOX_MARGIN: Final = timedelta(days=1)
 class Service:
     """One service's parts and its life.
 
-    `stopping` is set at SIGTERM: a background task made with `drain` ends its
+    `stopping` is set after SIGTERM, once no more events come in: a background task made with `drain` ends its
     work then; all others are cancelled. `settings.drain_grace_s` is the
     longest that stopping waits for handlers, requests and draining tasks.
     """
@@ -68,6 +68,7 @@ class Service:
         self.db = Database(settings)
         self.outbox = Outbox(self.db)
         self.stopping = asyncio.Event()
+        self._told = asyncio.Event()
         self.port = settings.http_port
         self._readiness = Readiness(self.metrics)
         self.http = create_app(name, self.metrics, self._readiness)
@@ -146,7 +147,7 @@ class Service:
         """Serve until stopped; return the exit code. `run` without the process's own setup."""
         loop = asyncio.get_running_loop()
         for one in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(one, self.stopping.set)
+            loop.add_signal_handler(one, self._told.set)
         server = _Server(
             uvicorn.Config(
                 self.http,
@@ -166,20 +167,21 @@ class Service:
             *(self._start(name, task) for name, task, drain in self._tasks if not drain),
         ]
         draining = [self._start(name, task) for name, task, drain in self._tasks if drain]
-        told = asyncio.create_task(self.stopping.wait(), name="stopping")
+        told = asyncio.create_task(self._told.wait(), name="told")
         await asyncio.wait([told, serving], return_when=asyncio.FIRST_COMPLETED)
         crashed = self._crashed or serving.done()
 
         self.log.info("stopping", state="crashed" if crashed else "told to")
         self._readiness.stopping = True
-        self.stopping.set()
         await self._stop_consuming()
+        self.stopping.set()
         await _cancel(plain)
         server.should_exit = True
         await asyncio.wait([serving, *draining], timeout=self.settings.drain_grace_s)
         await _cancel([*draining, serving, told])
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._relay.drained(), _FLUSH_S)
+            async with asyncio.timeout(_FLUSH_S):
+                await self._relay.drained()
         await _cancel([relay])
         await self._publisher.close()
         await self.db.close()
@@ -203,7 +205,7 @@ class Service:
                 if classify(error) is not Fault.DEPENDENCY:
                     self.log.critical("task failed", task=name, **telemetry.describe_error(error))
                     self._crashed = True
-                    self.stopping.set()
+                    self._told.set()
                     return
                 self.log.warning(
                     "task lost a dependency", task=name, **telemetry.describe_error(error)
@@ -216,7 +218,8 @@ class Service:
             # Spread, so that replicas do not all come back in the same moment.
             delay *= random.uniform(0.7, 1.0)  # noqa: S311 - no secret
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.stopping.wait(), delay)
+                async with asyncio.timeout(delay):
+                    await self._told.wait()
                 return
 
     async def _start_consuming(self) -> None:

@@ -75,7 +75,7 @@ def configure_logging(service: str, level: str = "info") -> None:
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.JSONRenderer(),
             ],
-            keep_exc_info=True,
+            pass_foreign_args=True,
         )
     )
     root = logging.getLogger()
@@ -115,7 +115,8 @@ def _foreign(
     if not record.name.startswith(_TRUSTED_LIBRARIES):
         # The template without its arguments; a text built before the call
         # has no template, so only where it was logged is told.
-        event["event"] = record.msg if record.args else f"{record.module}:{record.lineno}"
+        told = event.get("positional_args")
+        event["event"] = record.msg if told else f"{record.module}:{record.lineno}"
     return event
 
 

@@ -228,8 +228,10 @@ class Relay:
                 continue
             if not self._under_way:
                 self._idle.set()
+            # Not wait_for: before Python 3.12 it can swallow a cancellation.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._outbox.wake.wait(), POLL_S)
+                async with asyncio.timeout(POLL_S):
+                    await self._outbox.wake.wait()
 
     async def _begin(self, connection: AsyncConnection, held: list[int]) -> bool:
         """Read up to `ROUND` events and begin to publish them; False when there were none.

@@ -60,8 +60,8 @@ def consuming_broker(
         allow_auto_create_topics=False,
         metadata_max_age_ms=_FAMILY_METADATA_AGE_MS if families else _METADATA_AGE_MS,
         graceful_timeout=settings.drain_grace_s,
-        # Its errors are ours to see; what it says of each batch is not.
-        logger=logging.getLogger("faststream.kafka"),
+        # Its own logger writes past ours; what it says of each batch is not wanted.
+        logger=logging.getLogger("consuming"),
         log_level=logging.DEBUG,
     )
 
@@ -100,7 +100,8 @@ class Publisher:
         # missing topic would make it forget all others, batches under way included.
         producer.client.add_topic(topic)
         try:
-            found = await asyncio.wait_for(producer.partitions_for(topic), _TOPIC_S)
+            async with asyncio.timeout(_TOPIC_S):
+                found = await producer.partitions_for(topic)
             await self._publish(producer, topic, sorted(found), records)
         except _TOPICS_OWN:
             raise
@@ -180,4 +181,5 @@ class Publisher:
 async def _close(producer: AIOKafkaProducer) -> None:
     # What it still holds is in the outbox and is published again.
     with suppress(KafkaError, TimeoutError):
-        await asyncio.wait_for(producer.stop(), _CLOSE_S)
+        async with asyncio.timeout(_CLOSE_S):
+            await producer.stop()

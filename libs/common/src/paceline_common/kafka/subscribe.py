@@ -9,16 +9,13 @@ rate of those the subscription halts.
 """
 
 import asyncio
-import hashlib
 import itertools
 import random
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, TypeVar
 
-import msgspec
 from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from faststream import AckPolicy
@@ -27,9 +24,10 @@ from faststream.kafka import KafkaBroker
 from faststream.kafka.message import FAKE_CONSUMER, KafkaAckableMessage
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from paceline_common import events, failpoints, ids, telemetry, topics
+from paceline_common import events, failpoints, telemetry, topics
 from paceline_common.db.inbox import Inbox, Seen
 from paceline_common.db.session import Database
+from paceline_common.kafka.envelope import INSTALLATION, Delivery, EnvelopeReader, Item
 from paceline_common.kafka.quarantine import (
     EventFault,
     Fault,
@@ -48,41 +46,12 @@ from paceline_common.topics import Topic
 __all__ = ["Delivery", "EventFault", "Subscriber", "Subscription"]
 
 E = TypeVar("E", bound=events.Event)
-E_co = TypeVar("E_co", bound=events.Event | None, covariant=True)
 
-INSTALLATION: Final = 0
-# Topics whose events may be about the installation instead of a workspace.
-_WITHOUT_WORKSPACE: Final = frozenset({topics.AUDIT_RECORDED.name})
 
 _RETRY_S: Final = (0.1, 0.4, 1.6)
 _OUTAGE_FIRST_S: Final = 0.2
 _OUTAGE_CAP_S: Final = 15.0
 _REVOKE_WAIT_S: Final = 5.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery(Generic[E_co]):
-    """One event as it arrived.
-
-    `workspace_id` is the row number (`INSTALLATION`, 0, for events about the
-    installation); `time` is aware UTC; `digest` the SHA-256 of the body's bytes;
-    `publisher` the last part of `lead-enrolled.<publisher>`, which Kafka's ACLs
-    vouch for.
-    """
-
-    topic: str
-    partition: int
-    offset: int
-    key: str
-    event_id: str
-    source: str
-    workspace_id: int
-    time: datetime
-    body: E_co
-    digest: bytes
-    publisher: str | None = None
-    subject: str | None = None
-    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,28 +86,6 @@ class Subscription(Generic[E]):
     poll_ms: int = 50
     max_poll_interval_s: float = 300.0
     body: type[E] | None = None
-
-
-@dataclass(slots=True, kw_only=True)
-class _Item:
-    """A record on its way: readable (`delivery`) or refused (`code`, `reason`)."""
-
-    record: Any
-    delivery: Delivery[Any] | None = None
-    event_id: str | None = None
-    source: str | None = None
-    type: str | None = None
-    code: str | None = None
-    reason: str = ""
-    attempts: int = 1
-    installation: bool = False
-
-    @property
-    def partition(self) -> TopicPartition:
-        return TopicPartition(self.record.topic, self.record.partition)
-
-    def refuse(self, code: str, reason: str) -> None:
-        self.code, self.reason = code, reason
 
 
 class _LostDependency(Exception):
@@ -244,7 +191,7 @@ class Subscriber:
         """Cut waiting short: the process is about to stop."""
         self._stopping.set()
 
-    async def _apply(self, items: Sequence[_Item], done: dict[TopicPartition, int]) -> None:
+    async def _apply(self, items: Sequence[Item], done: dict[TopicPartition, int]) -> None:
         """Apply `items` in their order, marking in `done` what has committed."""
         for refused, group in itertools.groupby(items, key=lambda item: item.code is not None):
             run = list(group)
@@ -255,7 +202,7 @@ class Subscriber:
                 await self._put_away(item)
                 _advance(done, [item])
 
-    async def _apply_run(self, run: Sequence[_Item], done: dict[TopicPartition, int]) -> None:
+    async def _apply_run(self, run: Sequence[Item], done: dict[TopicPartition, int]) -> None:
         try:
             await self._effect(run)
         except _Refused:
@@ -276,7 +223,7 @@ class Subscriber:
             _advance(done, run)
 
     async def _try_again(
-        self, item: _Item, error: Exception, done: dict[TopicPartition, int]
+        self, item: Item, error: Exception, done: dict[TopicPartition, int]
     ) -> None:
         """Give a record that failed alone its remaining tries, then put it away."""
         while item.attempts < self._attempts:
@@ -308,7 +255,7 @@ class Subscriber:
         await self._put_away(item)
         _advance(done, [item])
 
-    async def _effect(self, run: Sequence[_Item]) -> None:
+    async def _effect(self, run: Sequence[Item]) -> None:
         """One transaction: inbox rows, then the handler with what is new."""
         deliveries = [item.delivery for item in run if item.delivery is not None]
         workspaces = {one.workspace_id for one in deliveries} - {INSTALLATION}
@@ -325,7 +272,7 @@ class Subscriber:
         consumed.labels(self.topic.name, "applied").inc(len(fresh))
         consumed.labels(self.topic.name, "duplicate").inc(len(deliveries) - len(fresh))
 
-    async def _unseen(self, tx: AsyncConnection, run: Sequence[_Item]) -> list[Delivery[Any]]:
+    async def _unseen(self, tx: AsyncConnection, run: Sequence[Item]) -> list[Delivery[Any]]:
         """Insert inbox rows; return the deliveries that had none. Raises `_Refused`."""
         assert self._inbox is not None
         first: dict[tuple[str, str, str], Delivery[Any]] = {}
@@ -349,7 +296,7 @@ class Subscriber:
             raise _Refused
         return [one for identity, one in first.items() if identity not in known]
 
-    async def _put_away(self, item: _Item) -> None:
+    async def _put_away(self, item: Item) -> None:
         """Quarantine one record: stop hook, row, dead letter and inbox row in one transaction."""
         self._limit.check()
         assert item.code is not None
@@ -416,7 +363,7 @@ class Subscriber:
                 "nothing to stop", event_id=delivery.event_id, **telemetry.describe_error(error)
             )
 
-    async def _owner(self, tx: AsyncConnection, item: _Item) -> int | None:
+    async def _owner(self, tx: AsyncConnection, item: Item) -> int | None:
         """Return the workspace whose row a quarantined record becomes; None: the installation's."""
         delivery = item.delivery
         if delivery is None or delivery.workspace_id == INSTALLATION or item.installation:
@@ -440,7 +387,7 @@ class Subscriber:
             # The effect stands. Whoever reads these records again finds it done.
             self._log.warning("offsets not committed", **telemetry.describe_error(error))
 
-    def _rewind(self, items: Sequence[_Item], done: dict[TopicPartition, int]) -> None:
+    def _rewind(self, items: Sequence[Item], done: dict[TopicPartition, int]) -> None:
         """Have everything not yet applied fetched again."""
         consumer = self._consumer_of()
         if consumer is None:
@@ -473,117 +420,13 @@ class Subscriber:
         # Spread, so that members do not all come back in the same moment.
         delay *= random.uniform(0.7, 1.0)  # noqa: S311 - no secret
         try:
-            await asyncio.wait_for(self._stopping.wait(), delay)
+            async with asyncio.timeout(delay):
+                await self._stopping.wait()
         except TimeoutError:
             return
 
     def _count_retry(self, cause: str) -> None:
         self._metrics.counter("paceline_event_retries_total").labels(self.topic.name, cause).inc()
-
-
-class EnvelopeReader:
-    """Reads records of one topic into deliveries; what it cannot read comes back refused."""
-
-    def __init__(self, topic: Topic, body: type[events.Event] | None = None) -> None:
-        self._topic = topic
-        self._type = events.event_type(topic)
-        self._decoder = msgspec.json.Decoder(body or events.BODIES[topic.name])
-
-    def read(self, record: Any) -> _Item:
-        """Read envelope (CloudEvents 1.0, binary mode) and body of one record."""
-        item = _Item(record=record)
-        headers: dict[str, str] = {}
-        unreadable: list[str] = []
-        for name, value in record.headers:
-            try:
-                text = value.decode()
-            except (UnicodeDecodeError, AttributeError):
-                unreadable.append(name)
-                continue
-            if "\0" in text:
-                unreadable.append(name)
-            else:
-                headers.setdefault(name, text)
-        item.event_id = headers.get("ce_id")
-        item.source = headers.get("ce_source")
-        item.type = headers.get("ce_type")
-        try:
-            self._read_envelope(item, headers, unreadable)
-        except ValueError as error:
-            item.refuse("malformed_envelope", str(error))
-            return item
-        assert item.delivery is not None
-        try:
-            if record.value is None:
-                raise ValueError("no body")
-            body = self._decoder.decode(record.value)
-        except ValueError as error:  # msgspec's errors name the JSON path, never the value
-            item.refuse("malformed_body", str(error))
-            return item
-        named = headers.get("ce_workspaceid", "")
-        if body.workspace_id != named:
-            item.refuse("workspace_mismatch", "workspace_id of the body is not ce_workspaceid")
-            return item
-        item.delivery = replace(item.delivery, body=body)
-        return item
-
-    def _read_envelope(self, item: _Item, headers: dict[str, str], unreadable: list[str]) -> None:
-        record = item.record
-        for name in _REQUIRED:
-            if name in unreadable:
-                raise ValueError(f"header {name} is null or not UTF-8 text")
-            if not headers.get(name):
-                raise ValueError(f"header {name} is missing")
-        if headers["ce_specversion"] != "1.0":
-            raise ValueError("header ce_specversion is not 1.0")
-        if headers["ce_type"] != self._type:
-            raise ValueError(f"header ce_type is not {self._type}")
-        media_type = headers["content-type"].partition(";")[0].strip().lower()
-        if media_type != "application/json":
-            raise ValueError("header content-type is not application/json")
-        if record.key is None:
-            raise ValueError("the record has no key")
-        try:
-            key = record.key.decode()
-        except UnicodeDecodeError:
-            raise ValueError("the record's key is not UTF-8 text") from None
-        try:
-            time = datetime.fromisoformat(headers["ce_time"])
-        except ValueError:
-            raise ValueError("header ce_time is not an RFC 3339 instant") from None
-        if time.tzinfo is None:
-            raise ValueError("header ce_time has no offset from UTC")
-        item.delivery = Delivery(
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            key=key,
-            event_id=headers["ce_id"],
-            source=headers["ce_source"],
-            workspace_id=self._workspace(headers, unreadable),
-            time=time.astimezone(UTC),
-            body=None,
-            digest=hashlib.sha256(record.value or b"").digest(),
-            publisher=(
-                record.topic.removeprefix(self._topic.name) if self._topic.pattern else None
-            ),
-            subject=headers.get("ce_subject"),
-            traceparent=headers.get("traceparent"),
-        )
-
-    def _workspace(self, headers: dict[str, str], unreadable: list[str]) -> int:
-        text = headers.get("ce_workspaceid")
-        if not text:
-            if self._topic.name in _WITHOUT_WORKSPACE and "ce_workspaceid" not in unreadable:
-                return INSTALLATION
-            raise ValueError("header ce_workspaceid is missing or not UTF-8 text")
-        try:
-            return ids.decode("ws", text)
-        except ids.InvalidIdError:
-            raise ValueError("header ce_workspaceid is not a workspace id (ws_…)") from None
-
-
-_REQUIRED: Final = ("ce_specversion", "ce_id", "ce_type", "ce_source", "ce_time", "content-type")
 
 
 def family_pattern(topic: Topic) -> str:
@@ -595,7 +438,7 @@ def _identity(delivery: Delivery[Any]) -> tuple[str, str, str]:
     return delivery.topic, delivery.source, delivery.event_id
 
 
-def _advance(done: dict[TopicPartition, int], items: Sequence[_Item]) -> None:
+def _advance(done: dict[TopicPartition, int], items: Sequence[Item]) -> None:
     for item in items:
         done[item.partition] = item.record.offset + 1
 
@@ -618,7 +461,8 @@ class _WaitForBatch(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         try:
-            await asyncio.wait_for(self._free.wait(), _REVOKE_WAIT_S)
+            async with asyncio.timeout(_REVOKE_WAIT_S):
+                await self._free.wait()
         except TimeoutError:
             # The next member repeats what is not committed; the inbox knows it.
             return
