@@ -37,6 +37,7 @@ RULES: Final[tuple[Callable[[Run], Promise], ...]] = (
     claim_rules.replay_sent,
     claim_rules.no_trespass,
     claim_rules.audit_verifies,
+    claim_rules.all_parts_up,
 )
 
 

@@ -160,12 +160,24 @@ def no_trespass(run: Run) -> Promise:
 
 
 def audit_verifies(run: Run) -> Promise:
-    """The audit chain verifies."""
-    fault = run.claims.audited
+    """The workspace's audit chain verifies, and holds at least what an operator would look for."""
+    audit = run.claims.audit
+    held = audit.fault is None and audit.records >= cast.AUDITED
     return Promise(
-        "audit chain verifies", 0, int(fault is not None), fault is None,
-        fault or "paceline-admin audit verify",
-    )  # fmt: skip
+        "audit chain verifies",
+        cast.AUDITED,
+        audit.records,
+        held,
+        audit.fault or "records at least; paceline-admin audit verify",
+    )
+
+
+def all_parts_up(run: Run) -> Promise:
+    """Nothing of the stack died on the way, but for what was killed and came back."""
+    down = [name for name, ready in run.claims.parts.items() if not ready]
+    total = len(run.claims.parts)
+    evidence = f"not ready: {', '.join(down)}" if down else "each part's own readiness"
+    return Promise("every part is up at the end", total, total - len(down), not down, evidence)
 
 
 def nothing_leaked(logs: Iterable[LogText], secrets: Mapping[str, str]) -> Promise:

@@ -62,14 +62,22 @@ class Quarantined:
 
 
 @dataclass(frozen=True, slots=True)
+class Audited:
+    """What `paceline-admin audit verify` says of the workspace's chain, if it has one."""
+
+    records: int
+    fault: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Claims:
     """What Paceline says of the run.
 
     `totals` is the campaign report's count per state; `receipts` counts the
     import's rows per outcome; `quarantine` are the workspace's own entries,
     `installation` those that no workspace may see. `trespassed` counts what the
-    forbidden workspace holds. `audited` is None when the chain verifies, else
-    what the verifier said. `wrong_password` is the answer to connecting a mailbox
+    forbidden workspace holds. `parts` says of each part whether it is
+    ready at the end. `wrong_password` is the answer to connecting a mailbox
     with a wrong password, `in_doubt_allowed` how many jobs the run itself cut off.
     """
 
@@ -81,7 +89,8 @@ class Claims:
     quarantine: Sequence[Quarantined]
     installation: Sequence[Quarantined]
     trespassed: int
-    audited: str | None
+    audit: Audited
+    parts: Mapping[str, bool]
     in_doubt_allowed: int = 0
 
 

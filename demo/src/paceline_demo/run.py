@@ -191,9 +191,11 @@ class _Campaign:
         ]
 
     async def _report(self) -> Report:
+        parts = await asyncio.to_thread(self._stack.status)
         claims = await self._house.claims(
+            {row.process: row.ready for row in parts},
             # Each mailbox has one lease: so many submissions a killed sender can leave open.
-            in_doubt_allowed=len(self._scenario.senders) if self._options.kill == "sender" else 0
+            in_doubt_allowed=len(self._scenario.senders) if self._options.kill == "sender" else 0,
         )
         promises = await asyncio.to_thread(self._check, claims)
         return Report(
@@ -201,7 +203,7 @@ class _Campaign:
             took_s=round(self._board.elapsed_s, 1),
             leads=self._leads(claims),
             promises=promises,
-            parts={row.part: row.version for row in await asyncio.to_thread(self._stack.status)},
+            parts={row.part: row.version for row in parts},
             urls=self._house.urls(),
         )
 

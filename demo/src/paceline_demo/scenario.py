@@ -21,6 +21,10 @@ CADENCE: Final = timedelta(seconds=1)
 # while a killed service comes back; short enough that step 2 begins before step 1 ends.
 STEP_2_DELAY: Final = timedelta(seconds=15)
 
+# What of a run is audited at least: workspace, key, publisher, the mailboxes, the suppression,
+# the start and the replay.
+AUDITED: Final = 10
+
 PEOPLE: Final = "example.test"
 LATE: Final = "late.test"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from paceline_demo import scenario as cast
 from paceline_demo.checker import check
 from paceline_demo.facts import (
+    Audited,
     Claims,
     Diary,
     Enrolled,
@@ -231,7 +232,8 @@ def _claims(scenario: Scenario) -> Claims:
             Quarantined("qua_3", "publisher may not enroll into ws_2", settled=False),
         ],
         trespassed=0,
-        audited=None,
+        audit=Audited(cast.AUDITED, None),
+        parts={"kafka": True, "sender": True},
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 from tests.unit.demo.forge import Run, Spoil, faultless
 
 from paceline_demo import scenario as cast
-from paceline_demo.facts import Enrolled, LogText, RowError
+from paceline_demo.facts import Audited, Enrolled, LogText, RowError
 from paceline_demo.scenario import Kind
 
 SECOND = timedelta(seconds=1)
@@ -234,7 +234,16 @@ def trespassed(run: Run) -> None:
 
 
 def chain_broken(run: Run) -> None:
-    run.claims = replace(run.claims, audited="record 7 does not follow record 6")
+    broken = Audited(cast.AUDITED, "record 7 does not follow record 6")
+    run.claims = replace(run.claims, audit=broken)
+
+
+def chain_too_short(run: Run) -> None:
+    run.claims = replace(run.claims, audit=Audited(cast.AUDITED - 1, None))
+
+
+def part_dead(run: Run) -> None:
+    run.claims = replace(run.claims, parts={"kafka": True, "sender": False})
 
 
 def secret_logged(run: Run) -> None:
@@ -277,7 +286,8 @@ BREACHES: dict[str, list[Spoil]] = {
     "quarantine tells why": [quarantine_silent, quarantine_lost],
     "the repaired lead was sent": [replay_unsettled, replay_unsent],
     "forbidden workspace untouched": [trespassed],
-    "audit chain verifies": [chain_broken],
+    "audit chain verifies": [chain_broken, chain_too_short],
+    "every part is up at the end": [part_dead],
     "no secret, body or address in a log": [secret_logged, no_log_read],
 }  # fmt: skip
 
