@@ -206,13 +206,90 @@ class World:
         )
         return self.delivery(body, **changes)
 
+    def reserved(
+        self,
+        count: int,
+        *,
+        first: int = 1,
+        campaign: int = 5,
+        per_mailbox: int = 1,
+        slot: str = "clock_timestamp()",
+        grace: str = "60 s",
+    ) -> list[int]:
+        """Make jobs with leases, one mailbox each unless told, all their gates in place.
+
+        Job, enrollment, lead and address n share their number; mailboxes begin at 1.
+        """
+        numbers = list(range(first, first + count))
+        statements = (
+            (
+                "INSERT INTO address (workspace_id, address_id, kind, hash)"
+                " SELECT %(ws)s, n, 'address', sha256(n::text::bytea) FROM unnest(%(n)s::bigint[]) n"
+            ),
+            (
+                "INSERT INTO address (workspace_id, address_id, kind, hash)"
+                " VALUES (%(ws)s, 1000000, 'domain', sha256('x.test')) ON CONFLICT DO NOTHING"
+            ),
+            (
+                "INSERT INTO lead (workspace_id, lead_id, address_id, domain_id, email)"
+                " SELECT %(ws)s, n, n, 1000000, n || '@x.test' FROM unnest(%(n)s::bigint[]) n"
+            ),
+            (
+                "INSERT INTO enrollment (workspace_id, enrollment_id, campaign_id, lead_id, address_id,"
+                " domain_id, job_id) SELECT %(ws)s, n, %(c)s, n, n, 1000000, n"
+                " FROM unnest(%(n)s::bigint[]) n"
+            ),
+            (
+                "INSERT INTO mailbox_budget (workspace_id, mailbox_id, domain, domain_ref, version,"
+                " is_active, tz, cadence_ms, jitter_min_ms, jitter_max_ms, grace_ms, max_outstanding)"
+                " SELECT DISTINCT %(ws)s, (n - 1) / %(per)s + 1, 'send.test',"
+                " hashtextextended('send.test', 0), 1, true, 'UTC', 1000, 100, 300, 50, %(per)s"
+                " FROM unnest(%(n)s::bigint[]) n ON CONFLICT DO NOTHING"
+            ),
+            (
+                "INSERT INTO gate SELECT DISTINCT %(ws)s, v.s, v.r FROM unnest(%(n)s::bigint[]) n,"
+                " LATERAL (VALUES ('workspace', %(ws)s), ('campaign', %(c)s), ('pool', 1),"
+                " ('mailbox', (n - 1) / %(per)s + 1), ('domain', hashtextextended('send.test', 0)))"
+                " v(s, r) ON CONFLICT DO NOTHING"
+            ),
+            (
+                "INSERT INTO send_job (workspace_id, job_id, enrollment_id, campaign_id, step,"
+                " mailbox_id, pool_id, state, slot_at, not_after) SELECT %(ws)s, n, n, %(c)s, 1,"
+                f" (n - 1) / %(per)s + 1, 1, 'reserved', {slot}, {slot} + interval '{grace}'"
+                " FROM unnest(%(n)s::bigint[]) n"
+            ),
+            (
+                "INSERT INTO slot (workspace_id, job_id, fence, mailbox_id, slot_at, not_after, day,"
+                " hour) SELECT workspace_id, job_id, 1, mailbox_id, slot_at, not_after,"
+                " slot_at::date, date_trunc('hour', slot_at) FROM send_job"
+                " WHERE job_id = ANY (%(n)s)"
+            ),
+            (
+                "UPDATE mailbox_budget b SET outstanding = b.outstanding + s.n,"
+                " day_used = b.day_used + s.n, hour_used = b.hour_used + s.n, day = s.day,"
+                " hour = s.hour FROM (SELECT mailbox_id, max(day) AS day, max(hour) AS hour,"
+                " count(*) AS n FROM slot WHERE job_id = ANY (%(n)s) GROUP BY mailbox_id) s"
+                " WHERE s.mailbox_id = b.mailbox_id"
+            ),
+        )
+        arguments = {"ws": WS, "c": campaign, "n": numbers, "per": per_mailbox}
+        with psycopg.connect(self.stack.dsn()) as connection:
+            connection.execute("SET search_path = scheduler, pg_catalog")
+            for statement in statements:
+                connection.execute(statement.encode(), arguments)
+        return numbers
+
+    def login(self, role: str) -> "psycopg.Connection[Any]":
+        """Return a connection of a service's own login, every transaction naming WS."""
+        connection = psycopg.connect(self.stack.dsn(role), autocommit=True)
+        connection.execute(f"SET app.workspace_ids = '{WS}'")
+        return connection
+
     def outbox(self, topic: str) -> list[Any]:
         """Return the bodies waiting in the scheduler's outbox, read as their event."""
         return [
             msgspec.json.decode(bytes(body), type=events.BODIES[topic])
-            for (body,) in self.sql(
-                "SELECT body FROM outbox WHERE topic = %s ORDER BY id", topic
-            )
+            for (body,) in self.sql("SELECT body FROM outbox WHERE topic = %s ORDER BY id", topic)
         ]
 
 

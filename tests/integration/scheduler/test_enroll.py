@@ -11,16 +11,16 @@ from .conftest import HASHER, WS, House, World
 def receipts(world: World) -> list[tuple[str, str | None]]:
     return [
         (outcome, reason)
-        for outcome, reason in world.sql("SELECT outcome, reason FROM receipt ORDER BY at, event_id")
+        for outcome, reason in world.sql(
+            "SELECT outcome, reason FROM receipt ORDER BY at, event_id"
+        )
     ]
 
 
 async def test_lead_becomes_address_enrollment_job_and_receipt(world: World, house: House) -> None:
     world.mailbox(1)
     world.campaign()
-    await house.enroll(
-        world.lead("Ann@Example.COM", first_name="Ann", fields={"plan": "a"}, row=3)
-    )
+    await house.enroll(world.lead("Ann@Example.COM", first_name="Ann", fields={"plan": "a"}, row=3))
     assert world.one("SELECT email, first_name, fields FROM lead") == (
         "ann@example.com", "Ann", {"plan": "a"},
     )  # fmt: skip
@@ -88,14 +88,14 @@ async def test_address_that_is_none_is_refused_on_a_receipt_or_as_the_publishers
 ) -> None:
     world.mailbox(1)
     world.campaign()
-    await house.enroll(world.lead("not an address"), world.lead("ok@x.test"))
+    await house.enroll(world.lead("jane-doe.example.org"), world.lead("ok@x.test"))
     assert set(receipts(world)) == {("refused", "invalid_email"), ("enrolled", None)}
     world.sql("INSERT INTO gateway.publisher (publisher) VALUES ('crm')")
     world.sql("INSERT INTO gateway.publisher_workspace VALUES (%s, 'crm')", WS)
     with pytest.raises(EventFault) as fault:
-        await house.enroll(world.lead("not an address", publisher="crm"))
+        await house.enroll(world.lead("jane-doe.example.org", publisher="crm"))
     assert fault.value.code == "invalid_email"
-    assert "not an address" not in fault.value.message
+    assert "jane" not in fault.value.message
 
 
 async def test_publisher_enrolls_only_where_it_may(world: World, house: House) -> None:

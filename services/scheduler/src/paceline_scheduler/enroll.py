@@ -268,7 +268,7 @@ def _valid(email: str) -> tuple[str, str | None]:
         checked = validate_email(email.strip(), check_deliverability=False, test_environment=True)
         return normalise(checked.normalized), None
     except EmailNotValidError as error:
-        return "", type(error).__name__ + ": " + _without_quotes(str(error))
+        return "", _without_quotes(str(error))
     except InvalidAddress as error:
         return "", str(error)
 

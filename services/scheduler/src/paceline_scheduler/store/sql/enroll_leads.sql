@@ -54,7 +54,7 @@ WITH asked AS MATERIALIZED (
         workspace_id, job_id, enrollment_id, campaign_id, step, due_at, traceparent)
     SELECT f.workspace_id, f.job_id, f.enrollment_id, a.campaign_id, a.step,
         greatest(clock_timestamp(), a.start_at), a.traceparent
-    FROM first AS f JOIN asked AS a USING (n)
+    FROM first AS f JOIN asked AS a ON a.n = f.n
     WHERE f.job_id IS NOT NULL
     ORDER BY f.n
     RETURNING workspace_id, job_id
@@ -73,9 +73,10 @@ WITH asked AS MATERIALIZED (
         CASE WHEN f.n IS NULL THEN 'duplicate' ELSE 'enrolled' END AS outcome,
         coalesce(f.enrollment_id, e.enrollment_id, k.enrollment_id) AS enrollment_id
     FROM asked AS a
-    LEFT JOIN first AS f USING (n)
-    LEFT JOIN enrollments AS e USING (workspace_id, address_id, campaign_id)
-    LEFT JOIN known AS k USING (n)
+    LEFT JOIN first AS f ON f.n = a.n
+    LEFT JOIN enrollments AS e ON (e.workspace_id, e.address_id, e.campaign_id)
+        = (a.workspace_id, a.address_id, a.campaign_id)
+    LEFT JOIN known AS k ON k.n = a.n
 ), receipts AS (
     INSERT INTO scheduler.receipt (
         workspace_id, source, event_id, import_id, row_number, outcome, reason, enrollment_id)
