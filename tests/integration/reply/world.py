@@ -73,6 +73,7 @@ class World:
     password: str
     hasher: AddressHasher
     address_hashes: dict[str, bytes] = field(default_factory=dict)
+    accounts: list[str] = field(default_factory=list)
 
     @classmethod
     async def create(
@@ -97,6 +98,7 @@ class World:
     async def add_mailbox(self, email: str, password: str | None = None, **imap: Any) -> int:
         """Add an account on the mail host and its mailbox row; `imap` overrides its settings."""
         self.stack.mailhost.add_user(email, self.password)
+        self.accounts.append(email)
         mailbox_id: int = _one(self.sql, "SELECT nextval('gateway.mailbox_mailbox_id_seq') AS n")[
             "n"
         ]
@@ -137,6 +139,11 @@ class World:
             " VALUES (%s, %s, 1, true, %s)",
             self.workspace_id, mailbox_id or self.mailbox_id, at or datetime.now(UTC),
         )  # fmt: skip
+
+    def close(self) -> None:
+        """Leave nothing for other tests' services to read."""
+        self.disconnect()
+        self.stack.mailhost.remove_users(self.accounts)
 
     def disconnect(self) -> None:
         """Have nobody read the workspace's mailboxes any more."""

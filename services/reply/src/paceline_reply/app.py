@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
+import stamina
+
 from paceline_common.service import Service
 from paceline_providers.hosts import HostPolicy, HostRefused
 from paceline_reply import api, consumers
@@ -19,6 +21,8 @@ from paceline_reply.sources.imap import ImapError, Resolve
 def build(settings: ReplySettings) -> Service:
     """Return reply, ready to run."""
     service = Service("reply", settings, metrics=METRICS)
+    # The readers say themselves why they try again.
+    stamina.instrumentation.set_on_retry_hooks([])
     resolve = resolver(HostPolicy(settings.host_allowlist))
     tls = tls_context(settings)
     receiver = Receiver(
