@@ -287,7 +287,8 @@ async def test_no_log_and_no_error_shows_a_token_a_secret_or_a_plaintext(
         error: BaseException | None = raised.value
         shown += "".join(traceback.format_exception(raised.value))
         while error is not None:
-            # Error reporters walk the chain and print what the causes hold.
+            # Error reporters walk the chain, and a request would show its headers and body.
+            assert not hasattr(error, "request")
             shown += repr(vars(error))
             error = error.__cause__ or error.__context__
     secret_id = gateway._session._secret_id.get_secret_value()

@@ -196,6 +196,7 @@ async def test_a_silence_before_the_body_is_deferred_soft(place: Place) -> None:
     assert isinstance(outcome, Deferred)
     assert (outcome.outcome_class, outcome.phase) == ("soft", place.lower())
     assert server.only.verbs[-1] == place
+    assert server.only.lost_data == b""
 
 
 @pytest.mark.parametrize(

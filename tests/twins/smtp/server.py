@@ -56,7 +56,7 @@ class Script:
 
 @dataclass
 class Seen:
-    """What one connection brought."""
+    """What one connection brought; `lost_data`: what came while the server took no notice."""
 
     commands: list[str] = field(default_factory=list)
     messages: list[bytes] = field(default_factory=list)
@@ -242,7 +242,7 @@ class _Conversation:
             case "hang" if place == "body":
                 await self._stop_reading()
             case "hang":
-                await self.reader.read()
+                self.seen.lost_data += await self.reader.read()
                 raise _Gone
 
     async def _stop_reading(self) -> None:

@@ -138,11 +138,6 @@ class SmtpProvider:
             reached = "commands"
             await client.ehlo()
             if self.settings.tls == "starttls":
-                if not client.supports_extension("starttls"):
-                    client.close()
-                    return Unsent(
-                        "tls_failed", OutcomeClass.CONFIG, text="the server offers no STARTTLS"
-                    )
                 reached = "tls"
                 await client.starttls()
                 # What was said in the clear counts no more (RFC 3207 §4.2).
