@@ -18,10 +18,8 @@ from sqlalchemy.engine import Connection
 
 from paceline_common import events, grants, ids, topics
 from paceline_common.admin import AdminSettings, JsonFlag, refuse, show, show_rows
-from paceline_common.http import Problem
 from paceline_common.keys import KeyAdmin
 from paceline_gateway import kafka_publishers
-from paceline_gateway import quarantine as entries
 from paceline_gateway.domain import apikey
 from paceline_gateway.domain.zone import is_timezone
 from paceline_gateway.store.tables import ApiKey, Publisher, PublisherWorkspace, Workspace
@@ -334,6 +332,10 @@ def replay_quarantine(
     json_: JsonFlag = False,
 ) -> None:
     """Enroll a quarantined lead into a workspace, repaired or as it came."""
+    # They bring the whole web stack, a second to import: no other command needs it.
+    from paceline_common.http import Problem
+    from paceline_gateway import quarantine as entries
+
     number = _decode("qua", quarantine_id)
     settings = AdminSettings()
     repaired = None if lead is None else json.loads(lead.read_text())
