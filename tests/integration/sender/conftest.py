@@ -421,6 +421,9 @@ async def make_sender(
 
     yield make
     for sender in made:
+        if isinstance(sender.transport, FakeTransport):
+            # What a failed test left waiting for its answer would wait for ever.
+            sender.transport.answering.set()
         await sender.stop()
         await sender.db.close()
     service.close()

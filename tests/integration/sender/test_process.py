@@ -95,7 +95,7 @@ async def test_a_kill_anywhere_never_sends_twice(
     house: Stack, world: World, recipient: str, failpoint: str, state: str, delivered: set[int]
 ) -> None:
     house.restart("sender", QUICK | {"PACELINE_FAILPOINTS": f"sender.{failpoint}=kill"})
-    job = world.job(world.lead(recipient), in_ms=1500, grace_ms=300)
+    job = world.job(world.lead(recipient), in_ms=1500, grace_ms=1500)
     publish(house, job)
     await until(lambda: not running(house), "killed")
     house.restart("sender", QUICK)

@@ -112,9 +112,8 @@ async def test_no_message_starts_before_its_slot_or_after_its_grace(
     assert len(sent) >= len(jobs) // 2
     for job in sent:
         began = received_at(world.attempts(job)[0]["provider_message_id"])
-        # 5 ms: the id is given after MAIL FROM has been read.
-        late = began - job.slot_at
-        assert timedelta(0) <= late <= timedelta(milliseconds=60)
+        # Postfix names a message when it has read MAIL FROM: on a busy machine, later.
+        assert timedelta(0) <= began - job.slot_at <= timedelta(milliseconds=500)
 
 
 async def test_an_unknown_recipient_is_a_hard_bounce(

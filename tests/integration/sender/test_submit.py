@@ -64,6 +64,7 @@ async def test_a_slot_told_twice_is_submitted_once(
         one.preparer.hold(jobs)
     for job in jobs:
         await finished(world, job, "sent")
+    # Told once more when all is over, and stopped at once: there is nothing to give back.
     sender.preparer.hold(jobs)
     await sender.stop()
     await other.stop()
@@ -166,8 +167,8 @@ async def test_a_suppressed_address_gets_nothing(
 async def test_a_claim_past_its_grace_is_handed_back_unsent(
     world: World, sender: Sender, transport: FakeTransport
 ) -> None:
-    transport.stall_s = 0.3
-    job = world.job(world.lead("bob@example.test"), grace_ms=50)
+    transport.stall_s = 1.2
+    job = world.job(world.lead("bob@example.test"), grace_ms=500)
     sender.preparer.hold([job])
     row = await finished(world, job, "queued")
     assert (row["fence"], row["reason"], row["attempts"]) == (2, "too_late", 0)

@@ -6,7 +6,7 @@ from email import message_from_bytes, policy
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from paceline_sender.domain import message
@@ -97,6 +97,7 @@ def test_one_template_gives_one_part(kind: str) -> None:
     assert parsed.get_content_type() == ("text/plain" if kind == "text" else "text/html")
 
 
+@settings(deadline=None)
 @given(subject=NASTY, name=NASTY)
 @example(subject="=?utf-8?q?x?=", name="=?utf-8?q?x?=")
 @example(subject="a =?utf-8?q?x?= b", name="a\tb\x0bc")
@@ -117,6 +118,7 @@ def test_no_value_becomes_structure(subject: str, name: str) -> None:
     assert "\x00" not in data.decode("ascii")
 
 
+@settings(deadline=None)
 @given(text=NASTY, html=NASTY)
 def test_bodies_survive_and_never_reach_the_headers(text: str, html: str) -> None:
     data = build(replace(PARTS, text=text, html=html))
@@ -126,6 +128,7 @@ def test_bodies_survive_and_never_reach_the_headers(text: str, html: str) -> Non
     assert plain.rstrip("\n") == message.clean_body(text).rstrip("\n")
 
 
+@settings(deadline=None)
 @given(st.one_of(NASTY, st.emails()))
 def test_only_a_plain_address_reaches_the_envelope(address: str) -> None:
     if message.is_address(address):

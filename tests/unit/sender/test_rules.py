@@ -4,7 +4,7 @@ import random
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paceline_sender.domain import conversation, render, retry
@@ -28,6 +28,7 @@ RNG = random.Random(7)
 # ---- retry
 
 
+@settings(deadline=None)
 @given(failures=st.integers(-3, 100), seed=st.integers())
 def test_backoff_stays_within_a_fifth_of_its_table(failures: int, seed: int) -> None:
     wait = retry.backoff(failures, random.Random(seed))
@@ -40,6 +41,7 @@ def test_the_table_is_the_one_of_the_design() -> None:
     assert minutes == [5, 15, 30, 60, 120, 240, 480]
 
 
+@settings(deadline=None)
 @given(
     failures=st.integers(1, 40),
     age=st.timedeltas(timedelta(0), timedelta(hours=100)),
@@ -66,6 +68,7 @@ OFFSET = st.floats(-1e6, 1e6)
 SECONDS = st.floats(0, 5)
 
 
+@settings(deadline=None)
 @given(offset=OFFSET, asked=st.floats(0, 1e6), there=SECONDS, back=SECONDS, slot=st.floats(-10, 60))
 def test_mail_from_is_never_before_the_slot(
     offset: float, asked: float, there: float, back: float, slot: float
@@ -96,6 +99,7 @@ def test_the_best_reading_is_the_one_with_the_shortest_way() -> None:
     assert clock.best is bad
 
 
+@settings(deadline=None)
 @given(offset=st.floats(-1e5, 1e5), rtt=st.floats(0, 0.009), part=st.floats(0, 1))
 def test_a_claim_is_asked_for_within_the_window(offset: float, rtt: float, part: float) -> None:
     """With a round trip below 9 ms a claim arrives neither before T - 50 ms nor after T."""
@@ -115,6 +119,7 @@ def test_a_claim_is_asked_for_within_the_window(offset: float, rtt: float, part:
 IDS = st.lists(st.integers(0, 999), max_size=40)
 
 
+@settings(deadline=None)
 @given(IDS)
 def test_a_chain_begins_with_the_first_and_ends_with_the_last(numbers: list[int]) -> None:
     sent = [SentMessage(f"<{n}@one.test>", f"s{n}") for n in numbers]
@@ -214,6 +219,7 @@ def test_html_values_are_escaped_and_text_is_not() -> None:
     assert render.fill("{{ note }}", known) == "<b>&</b>"
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="{}%|ab \"'", max_size=40))
 def test_a_value_is_never_read_as_a_template(value: str) -> None:
     if value.strip():
@@ -306,6 +312,7 @@ def test_a_soft_refusal_is_given_up_after_72_hours() -> None:
     assert fresh.hold is None
 
 
+@settings(deadline=None)
 @given(
     kind=st.sampled_from(["accepted", "deferred", "rejected", "in_doubt", "unsent"]),
     outcome_class=st.sampled_from(

@@ -11,7 +11,6 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -34,6 +33,7 @@ from paceline_sender.domain.outcome import (
     trim,
 )
 from paceline_sender.domain.schedule import ClockReading, PostgresClock
+from paceline_sender.facts import facts
 from paceline_sender.job import HoldRequest, Job, Ready, Report
 
 FAILPOINTS: Final = frozenset(
@@ -313,26 +313,35 @@ class Submitter:
                 if report.hold is not None:
                     outgoing += await self._suspend(tx, report, report.hold)
             applied = await self._tell_scheduler(tx, batch)
+            # A lease that was somebody else's by the time it was given back is no try of ours.
+            told = [
+                report
+                for report in batch
+                if report.claimed
+                or report.hold
+                or report.outcome != "unsent"
+                or report.job.key in applied
+            ]
             await tx.execute(
                 self._queries["record_outcomes"],
                 {
-                    "workspaces": [job.workspace_id for job in jobs],
-                    "jobs": [job.job_id for job in jobs],
-                    "fences": [job.fence for job in jobs],
-                    "claimed": [report.claimed for report in batch],
-                    "enrollments": [job.enrollment_id for job in jobs],
-                    "campaigns": [job.campaign_id for job in jobs],
-                    "steps": [job.step for job in jobs],
-                    "mailboxes": [job.mailbox_id for job in jobs],
-                    "providers": [report.provider for report in batch],
-                    "outcomes": [report.outcome for report in batch],
-                    "classes": [report.outcome_class for report in batch],
-                    "reasons": [report.reason for report in batch],
-                    "codes": [report.code for report in batch],
-                    "statuses": [report.status for report in batch],
-                    "texts": [report.text for report in batch],
-                    "provider_message_ids": [report.provider_message_id for report in batch],
-                    "sent_ats": [report.at for report in batch],
+                    "workspaces": [report.job.workspace_id for report in told],
+                    "jobs": [report.job.job_id for report in told],
+                    "fences": [report.job.fence for report in told],
+                    "claimed": [report.claimed for report in told],
+                    "enrollments": [report.job.enrollment_id for report in told],
+                    "campaigns": [report.job.campaign_id for report in told],
+                    "steps": [report.job.step for report in told],
+                    "mailboxes": [report.job.mailbox_id for report in told],
+                    "providers": [report.provider for report in told],
+                    "outcomes": [report.outcome for report in told],
+                    "classes": [report.outcome_class for report in told],
+                    "reasons": [report.reason for report in told],
+                    "codes": [report.code for report in told],
+                    "statuses": [report.status for report in told],
+                    "texts": [report.text for report in told],
+                    "provider_message_ids": [report.provider_message_id for report in told],
+                    "sent_ats": [report.at for report in told],
                 },
             )
             for report in batch:
@@ -395,89 +404,6 @@ class Submitter:
                 traceparent=job.traceparent,
             ),
         ]
-
-
-def facts(report: Report, now: datetime) -> list[Outgoing]:
-    """Return the events that an applied report is: ids and codes only."""
-    job = report.job
-    about = {
-        "workspace_id": job.workspace,
-        "job_id": job.public_id,
-        "mailbox_id": job.mailbox,
-        "enrollment_id": job.enrollment,
-        "campaign_id": job.campaign,
-        "step": job.step,
-    }
-    at = report.at or now
-    topic: topics.Topic
-    body: events.Event
-    match report.outcome:
-        case "accepted":
-            topic = topics.SENT
-            body = events.Sent(
-                **about,  # type: ignore[arg-type]
-                message_id=report.message_id or "",
-                provider=report.provider,
-                sent_at=at,
-                provider_message_id=report.provider_message_id,
-            )
-        case "deferred" | "unsent" | "refused":
-            known = report.outcome_class in ("soft", "limit", "auth", "config", "block")
-            topic = topics.SEND_DEFERRED
-            body = events.SendDeferred(
-                **about,  # type: ignore[arg-type]
-                outcome_class=report.outcome_class if known else "unsent",  # type: ignore[arg-type]
-                submitted=report.outcome == "deferred",
-                retry_at=report.retry_at,
-                status=report.status,
-            )
-        case "rejected":
-            topic = topics.SEND_REJECTED
-            body = events.SendRejected(
-                **about,  # type: ignore[arg-type]
-                outcome_class=report.outcome_class or "soft",  # type: ignore[arg-type]
-                rejected_at=at,
-                code=report.code,
-                status=report.status,
-            )
-        case "in_doubt":
-            topic = topics.SEND_IN_DOUBT
-            body = events.SendInDoubt(
-                **about,  # type: ignore[arg-type]
-                message_id=report.message_id or "",
-                since=at,
-            )
-        case "failed":
-            # The scheduler ends the enrollment and says so itself.
-            return []
-    outgoing = [
-        Outgoing(
-            topic=topic,
-            key=job.enrollment or job.public_id,
-            subject=job.public_id,
-            body=body,
-            traceparent=job.traceparent,
-        )
-    ]
-    if report.outcome == "in_doubt":
-        outgoing.append(
-            Outgoing(
-                topic=topics.ISSUE_RAISED,
-                key=job.public_id,
-                subject=job.public_id,
-                body=events.IssueRaised(
-                    workspace_id=job.workspace,
-                    subject=job.public_id,
-                    code="send_in_doubt",
-                    severity="error",
-                    detail="Nobody knows whether the server took the message;"
-                    " it is not tried again until a person settles it.",
-                    raised_at=now,
-                ),
-                traceparent=job.traceparent,
-            )
-        )
-    return outgoing
 
 
 def _given_back(ready: Ready, reason: str, *, claimed: bool = False) -> Report:
