@@ -39,11 +39,11 @@ class House:
 
     def __init__(
         self, stack: Stack, scenario: Scenario, board: Board, admin: Admin, own: Workspace,
-        other: Workspace, quarantined_before: frozenset[str],
+        other: Workspace,
     ) -> None:  # fmt: skip
         self._stack, self._scenario, self._board = stack, scenario, board
         self._admin, self._own, self._other = admin, own, other
-        self._quarantined_before = quarantined_before
+        self._since = datetime.now(UTC)
         self._api = own.api
         self._campaign = self._other_campaign = self._import = self._refusal = ""
         self._tiers: list[list[str]] = []
@@ -59,14 +59,11 @@ class House:
             # The key's workspace may be gone with the data of the stack.
             with suppress(ApiRefused):
                 await _clear_up(Api(url, left.read_text()))
-        own, other, before = await asyncio.gather(
-            _workspace(admin, url, cast.WORKSPACE),
-            _workspace(admin, url, cast.OTHER_WORKSPACE),
-            _installation(admin),
+        own, other = await asyncio.gather(
+            _workspace(admin, url, cast.WORKSPACE), _workspace(admin, url, cast.OTHER_WORKSPACE)
         )
         stack.passwords.put(*_KEY, own.key)
-        known = frozenset(entry.entry_id for entry in before)
-        return cls(stack, scenario, board, admin, own, other, known)
+        return cls(stack, scenario, board, admin, own, other)
 
     def secrets(self) -> Mapping[str, str]:
         """Return the secrets that this run was given, each with what it is."""
@@ -216,7 +213,7 @@ class House:
         with suppress(TimeoutError):
             await _await(settled)
         counts = (await self._api.get(f"/v1/imports/{self._import}"))["counts"]
-        installation, audit = await asyncio.gather(_installation(self._admin), self._audit())
+        installation, audit = await asyncio.gather(self._installation(), self._audit())
         return Claims(
             wrong_password=self._refusal,
             enrollments=await self._enrollments(),
@@ -224,7 +221,7 @@ class House:
             row_errors=await self._row_errors(),
             receipts={outcome: counts[outcome] for outcome in _OUTCOMES},
             quarantine=await self._quarantine(),
-            installation=[e for e in installation if e.entry_id not in self._quarantined_before],
+            installation=installation,
             trespassed=len(await self._other.api.all("/v1/leads"))
             + len(await self._other.api.all("/v1/enrollments")),
             audit=audit,
@@ -256,6 +253,15 @@ class House:
     async def _quarantine(self) -> list[Quarantined]:
         entries = await self._api.all("/v1/quarantine")
         return [_entry(entry) for entry in entries]
+
+    async def _installation(self) -> list[Quarantined]:
+        """Return this run's quarantine entries that belong to no workspace."""
+        entries = await self._admin.json("quarantine", "list")
+        return [
+            _entry(entry)
+            for entry in entries
+            if datetime.fromisoformat(entry["created_at"]) >= self._since
+        ]
 
     async def _audit(self) -> Audited:
         """Verify the workspace's chain, once more while records may still be on their way."""
@@ -294,11 +300,6 @@ async def _clear_up(api: Api) -> None:
         await api.post(f"/v1/campaigns/{campaign['id']}/stop")
     for mailbox in await api.all("/v1/mailboxes"):
         await api.delete(f"/v1/mailboxes/{mailbox['id']}")
-
-
-async def _installation(admin: Admin) -> list[Quarantined]:
-    """Return the quarantine entries that belong to no workspace."""
-    return [_entry(entry) for entry in await admin.json("quarantine", "list")]
 
 
 def _entry(entry: Mapping[str, Any]) -> Quarantined:

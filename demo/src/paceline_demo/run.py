@@ -55,9 +55,10 @@ async def drive(stack: Stack, options: Options, board: Board) -> Report:
     scenario = cast.build()
     marks = _LogMarks(stack.layout.log)
     since = datetime.now(UTC)
-    board.phase("accounts on the mail host")
-    await asyncio.to_thread(_people_in, stack, scenario)
-    house = await House.open(stack, scenario, board)
+    board.phase("accounts on the mail host, two workspaces")
+    house, _ = await asyncio.gather(
+        House.open(stack, scenario, board), asyncio.to_thread(_people_in, stack, scenario)
+    )
     try:
         run = _Campaign(stack, scenario, options, board, house, marks, since)
         return await run.to_the_end()
