@@ -5,14 +5,17 @@ a callable that returns a mapping from path (below `docs/`) to text.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from paceline_common import events, grants, topics
+from paceline_common import events, grants, telemetry, topics
+from paceline_common.telemetry import Metric
 from paceline_common.topics import Topic
 
 
@@ -26,9 +29,10 @@ def documents() -> dict[str, str]:
 
 
 def common_documents() -> dict[str, str]:
-    """Return what `paceline_common` itself documents: grants, topics, events, AsyncAPI."""
+    """Return what `paceline_common` itself documents: grants, topics, events, AsyncAPI, metrics."""
     made = {
         "grants.md": grants.markdown(),
+        "metrics.md": telemetry.metrics_markdown(_metrics()),
         "events/README.md": _topic_table(),
         "events/asyncapi.json": _json(asyncapi()),
     }
@@ -36,6 +40,16 @@ def common_documents() -> dict[str, str]:
         if not topic.pattern:
             made[f"events/{topic.name}.v1.json"] = _json(_schema_document(topic))
     return made
+
+
+def _metrics() -> dict[str, Iterable[Metric]]:
+    """Return the metric tables by owner; a service has one where it has a `metrics` module."""
+    tables: dict[str, Iterable[Metric]] = {"common": telemetry.METRICS}
+    for service in topics.SERVICES:
+        module = f"paceline_{service}.metrics"
+        if find_spec(module) is not None:
+            tables[service] = import_module(module).METRICS
+    return tables
 
 
 def asyncapi() -> dict[str, Any]:

@@ -150,7 +150,6 @@ def create_app(service: str, metrics: Metrics, readiness: Readiness) -> FastAPI:
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _unexpected)
 
     @app.get("/livez", include_in_schema=False)
     async def livez() -> dict[str, bool]:
@@ -220,7 +219,7 @@ async def _http_error(_request: Request, error: Exception) -> Response:
     return Problem(kind, str(error.detail), headers=error.headers).response()
 
 
-async def _unexpected(_request: Request, error: Exception) -> Response:
+def _unexpected(error: Exception) -> Response:
     if classify(error) is Fault.DEPENDENCY:
         _log.warning("request lost a dependency", **telemetry.describe_error(error))
         return Problem(DEPENDENCY_AWAY, headers={"Retry-After": "5"}).response()
@@ -229,7 +228,11 @@ async def _unexpected(_request: Request, error: Exception) -> Response:
 
 
 class _Observed:
-    """Measures each request by its route template and continues the caller's trace."""
+    """Measures each request by its route template and continues the caller's trace.
+
+    It also answers for errors that nothing else handled: Starlette's own
+    handler raises them again afterwards, and the server cuts the connection.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -239,7 +242,7 @@ class _Observed:
         if scope["type"] != "http" or scope["path"] in _UNOBSERVED:
             await self._app(scope, receive, send)
             return
-        status = 500
+        status = 0
         started = time.perf_counter()
 
         async def observe(message: Message) -> None:
@@ -254,7 +257,12 @@ class _Observed:
             with telemetry.span(
                 f"HTTP {scope['method']}", kind=SpanKind.SERVER, traceparent=traceparent
             ) as span:
-                await self._app(scope, receive, observe)
+                try:
+                    await self._app(scope, receive, observe)
+                except Exception as error:
+                    if status:
+                        raise
+                    await _unexpected(error)(scope, receive, observe)
                 route = _route(scope)
                 span.set_attribute("http.route", route)
                 span.set_attribute("http.response.status_code", status)

@@ -47,9 +47,10 @@ _INBOX_MARGIN: Final = timedelta(days=1)
 class Service:
     """One service's parts and its life.
 
-    `stopping` is set after SIGTERM, once no more events come in: a background task made with `drain` ends its
-    work then; all others are cancelled. `settings.drain_grace_s` is the
-    longest that stopping waits for handlers, requests and draining tasks.
+    `stopping` is set after SIGTERM, once no more events come in: a background
+    task made with `drain` ends its work then; all others are cancelled.
+    `settings.drain_grace_s` is the longest that stopping waits for handlers,
+    requests and draining tasks.
     """
 
     def __init__(
@@ -161,8 +162,8 @@ class Service:
         )
         serving = asyncio.create_task(server.serve(), name="http")
         relay = self._start("outbox-relay", self._relay.run)
+        consumers = self._start("consumers", self._start_consuming)
         plain = [
-            self._start("consumers", self._start_consuming),
             self._start("inbox-trim", self._trim_inbox),
             *(self._start(name, task) for name, task, drain in self._tasks if not drain),
         ]
@@ -173,7 +174,11 @@ class Service:
 
         self.log.info("stopping", state="crashed" if crashed else "told to")
         self._readiness.stopping = True
-        await self._stop_consuming()
+        await _cancel([consumers])
+        with contextlib.suppress(TimeoutError):
+            # While Kafka is away, leaving a group has nobody to talk to.
+            async with asyncio.timeout(self.settings.drain_grace_s + _FLUSH_S):
+                await self._stop_consuming()
         self.stopping.set()
         await _cancel(plain)
         server.should_exit = True
