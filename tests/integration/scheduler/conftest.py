@@ -272,6 +272,7 @@ class World:
                 " WHERE s.mailbox_id = b.mailbox_id"
             ),
         )
+        statements += ("SELECT setval('send_job_job_id_seq', max(job_id)) FROM send_job",)
         arguments = {"ws": WS, "c": campaign, "n": numbers, "per": per_mailbox}
         with psycopg.connect(self.stack.dsn()) as connection:
             connection.execute("SET search_path = scheduler, pg_catalog")

@@ -1,9 +1,8 @@
 """Mailbox settings become budgets and gates."""
 
+import json
 from collections.abc import Sequence
 
-from sqlalchemy import ARRAY, bindparam
-from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paceline_common.db import Queries
@@ -15,9 +14,6 @@ class Mailboxes:
 
     def __init__(self, queries: Queries) -> None:
         self._queries = queries
-        self._upsert = queries["upsert_budgets"].bindparams(
-            bindparam("windows", type_=ARRAY(JSONB)),
-        )
 
     async def refresh(self, tx: AsyncConnection, mailboxes: Sequence[int] | None) -> set[int]:
         """Read the settings of some mailboxes, or all, of the workspaces that `tx` names.
@@ -29,7 +25,7 @@ class Mailboxes:
             return set()
         policies = [policy.read(row.policy, row.timezone) for row in rows]
         await tx.execute(
-            self._upsert,
+            self._queries["upsert_budgets"],
             {
                 "workspaces": [row.workspace_id for row in rows],
                 "mailboxes": [row.mailbox_id for row in rows],
@@ -43,7 +39,7 @@ class Mailboxes:
                 "graces": [one.grace_ms for one in policies],
                 "day_caps": [one.day_cap for one in policies],
                 "hour_caps": [one.hour_cap for one in policies],
-                "windows": [one.windows for one in policies],
+                "windows": [json.dumps(one.windows) for one in policies],
             },
         )
         return {row.mailbox_id for row in rows}

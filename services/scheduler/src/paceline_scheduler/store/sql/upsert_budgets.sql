@@ -7,7 +7,7 @@ WITH given AS MATERIALIZED (
         CAST(:versions AS bigint[]), CAST(:actives AS boolean[]), CAST(:zones AS text[]),
         CAST(:cadences AS bigint[]), CAST(:jitter_mins AS bigint[]),
         CAST(:jitter_maxes AS bigint[]), CAST(:graces AS bigint[]), CAST(:day_caps AS integer[]),
-        CAST(:hour_caps AS integer[]), CAST(:windows AS jsonb[])
+        CAST(:hour_caps AS integer[]), CAST(:windows AS text[])
     ) AS u(workspace_id, mailbox_id, domain, version, is_active, tz, cadence_ms, jitter_min_ms,
         jitter_max_ms, grace_ms, day_cap, hour_cap, windows)
 ), gates AS (
@@ -28,7 +28,7 @@ INSERT INTO scheduler.mailbox_budget AS b (
     jitter_min_ms, jitter_max_ms, grace_ms, day_cap, hour_cap, windows, epoch)
 SELECT g.workspace_id, g.mailbox_id, g.domain, hashtextextended(g.domain, 0), g.version,
     g.is_active, scheduler.known_zone(g.tz), g.cadence_ms, g.jitter_min_ms, g.jitter_max_ms,
-    g.grace_ms, g.day_cap, g.hour_cap, NULLIF(g.windows, 'null'),
+    g.grace_ms, g.day_cap, g.hour_cap, CAST(NULLIF(g.windows, 'null') AS jsonb),
     coalesce((SELECT s.epoch FROM scheduler.shard AS s WHERE s.workspace_id = g.workspace_id), 0)
 FROM given AS g
 ORDER BY g.workspace_id, g.mailbox_id
