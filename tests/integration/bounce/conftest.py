@@ -1,0 +1,55 @@
+"""Bounce's parts on the stack, and the world that reply's tests build."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+from tests.integration.reply.world import Sql, World, key_login
+
+from paceline_bounce.classify import Classifier, load_rules
+from paceline_bounce.metrics import METRICS
+from paceline_bounce.settings import BounceSettings
+from paceline_common.clock import SystemClock
+from paceline_common.db import Database, Outbox
+from paceline_common.keys import KeyService
+from paceline_common.telemetry import Metrics
+from paceline_local.stack import Stack
+
+
+@pytest.fixture
+def sql(stack: Stack) -> Iterator[Sql]:
+    with psycopg.connect(stack.dsn(), autocommit=True, row_factory=dict_row) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def world(stack: Stack, sql: Sql) -> AsyncIterator[World]:
+    async with (
+        KeyService(key_login(stack, "gateway")) as gateway,
+        KeyService(key_login(stack, "sender")) as sender,
+    ):
+        made = await World.create(stack, sql, gateway, sender)
+        yield made
+        made.close()
+
+
+@pytest.fixture
+async def db(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Database]:
+    for name, value in stack.env("bounce").items():
+        monkeypatch.setenv(name, value)
+    made = Database(BounceSettings())
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def classifier(stack: Stack, db: Database) -> AsyncIterator[Classifier]:
+    async with KeyService(key_login(stack, "bounce")) as keys:
+        yield Classifier(
+            rules=load_rules(),
+            keys=keys,
+            outbox=Outbox(db),
+            clock=SystemClock(),
+            metrics=Metrics(METRICS),
+        )
