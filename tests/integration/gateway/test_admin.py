@@ -5,10 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from confluent_kafka import KafkaException, Producer
-from psycopg.rows import dict_row
 
 from paceline_common import grants, ids, topics
 from paceline_common.admin import AdminSettings
@@ -19,15 +17,7 @@ Admin = Callable[..., Any]
 NOBODY = ids.encode("ws", 1 << 60)
 
 
-@pytest.fixture
-def sql(stack: Stack) -> Any:
-    with psycopg.connect(
-        stack.dsn("postgres"), autocommit=True, row_factory=dict_row
-    ) as connection:
-        yield connection
-
-
-def test_a_workspace_is_made_with_its_keys(admin: Admin, stack: Stack, sql: Any) -> None:
+def test_a_workspace_is_made_with_its_keys(admin: Admin, sql: Any) -> None:
     made = admin("workspace", "create", "Ours", "--timezone", "Europe/Berlin", "--country", "DE")
     number = ids.decode("ws", made["workspace_id"])
     (row,) = [
@@ -106,7 +96,7 @@ def test_kafka_is_provisioned_where_the_admin_may(
     monkeypatch.setenv(
         "PACELINE_KAFKA_PASSWORD", stack.passwords.get("stack", "paceline_kafka_password")
     )
-    settings = AdminSettings()  # type: ignore[call-arg]
+    settings = AdminSettings()
     name = "tests-provisioned"
     for password in ("first-password", "second-password"):
         kafka_publishers.provision(settings, name, password)
@@ -116,6 +106,7 @@ def test_kafka_is_provisioned_where_the_admin_may(
     assert _write(client, topics.publisher_topic(name)) is None
     assert _write(client, "lead-enrolled") is not None
     kafka_publishers.withdraw(settings, name)
+    stack.kafka.admin().delete_topics([topics.publisher_topic(name)])
     assert _write(client, topics.publisher_topic(name)) is not None
 
 
@@ -142,6 +133,7 @@ def test_the_installations_quarantine_is_listed_and_its_leads_replayed(
         "SELECT body FROM gateway.outbox WHERE workspace_id = %s AND event_id = %s",
         [number, made["event_id"]],
     ).fetchall()
+    sql.execute("DELETE FROM scheduler.quarantine WHERE quarantine_id = %s", [row["quarantine_id"]])
     body = json.loads(bytes(event["body"]))
     assert (body["replay_of"], body["workspace_id"]) == (entry, workspace)
 

@@ -135,20 +135,20 @@ async def test_a_file_past_the_limit_is_refused(
 
 async def test_a_repeat_under_the_same_key_is_the_same_import(tenant: Tenant) -> None:
     campaign = await tenant.campaign()
-    key = {"headers": {"Idempotency-Key": "upload-1"}}
-    first = await upload(tenant, campaign, CSV.encode(), **key)
-    assert await upload(tenant, campaign, CSV.encode(), **key) == first
+    key = {"Idempotency-Key": "upload-1"}
+    first = await upload(tenant, campaign, CSV.encode(), headers=key)
+    assert await upload(tenant, campaign, CSV.encode(), headers=key) == first
     assert len(tenant.outbox("lead-enrolled")) == 2
-    other = await upload(tenant, campaign, CSV.replace("ann", "amy").encode(), 422, **key)
+    other = await upload(tenant, campaign, CSV.replace("ann", "amy").encode(), 422, headers=key)
     assert other["code"] == "idempotency_key_reused"
 
 
 async def test_an_import_that_was_cut_off_goes_on_with_the_same_events(tenant: Tenant) -> None:
     campaign = await tenant.campaign()
     rows = "".join(f"p{i}@lead.test,x{i}\n" for i in range(20))
-    key = {"headers": {"Idempotency-Key": "cut"}}
+    key = {"Idempotency-Key": "cut"}
     content = f"email,n\n{rows}bad,x\n".encode()
-    made = await upload(tenant, campaign, content, **key)
+    made = await upload(tenant, campaign, content, headers=key)
     before = [one["event_id"] for one in tenant.outbox("lead-enrolled")]
     # As after a crash within the third batch: some rows are out, the end was never written.
     tenant.rows(
@@ -156,7 +156,7 @@ async def test_an_import_that_was_cut_off_goes_on_with_the_same_events(tenant: T
         " WHERE workspace_id = %s",
         tenant.number,
     )
-    again = await upload(tenant, campaign, content, **key)
+    again = await upload(tenant, campaign, content, headers=key)
     assert (again["id"], again["status"]) == (made["id"], "done")
     assert again["counts"] == made["counts"]
     assert len(await errors(tenant, again)) == 1

@@ -80,6 +80,9 @@ async def test_other_topics_and_other_tenants_are_not_replayed(
         await tenant.call("POST", f"/v1/quarantine/{hidden}/replay", 404)
     found = await tenant.call("GET", f"/v1/quarantine/{elsewhere}?service=gateway")
     assert found["topic"] == "issue-raised"
+    tenant.rows(
+        "DELETE FROM scheduler.quarantine WHERE quarantine_id = %s", ids.decode("qua", installation)
+    )
 
 
 async def test_pages_go_through_all_services(tenant: Tenant) -> None:

@@ -569,11 +569,8 @@ def _demand(result: Result) -> None:
     if result.ok:
         return
     side, leg = ("sending", result.send) if not result.send.ok else ("reading", result.read)
-    raise Problem(
-        problems.CONNECTION_TEST_FAILED,
-        f"{side}: {leg.message}" + (f" {leg.remedy}" if leg.remedy else ""),
-        **result.as_members(),
-    )
+    members = result.as_members() | ({"remedy": leg.remedy} if leg.remedy else {})
+    raise Problem(problems.CONNECTION_TEST_FAILED, f"{side}: {leg.message}", **members)
 
 
 def _exists(mailbox_id: int) -> Exception:
