@@ -93,7 +93,8 @@ class Log:
         body = {
             "workspace_id": self.public if self.workspace_id else "",
             "action": "mailbox.connected", "actor": "key_1", "subject": "mbx_1",
-            "at": datetime.now(UTC), "source_ip": "192.0.2.7", "detail": {"kind": "smtp", "ü": "\n"},
+            "at": datetime.now(UTC), "source_ip": "192.0.2.7",
+            "detail": {"kind": "smtp", "ü": "\n"},
             **changes,
         }  # fmt: skip
         return Delivery(

@@ -2,7 +2,7 @@
 
 The protocol is imapclient's, in threads: every command takes a thread of a
 bounded pool for as long as it lasts, and waiting in IDLE takes none, because
-the event loop watches the socket. `docs/adr` says why it is not aioimaplib.
+the event loop watches the socket. The README says why it is not aioimaplib.
 """
 
 import asyncio
