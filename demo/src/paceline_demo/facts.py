@@ -35,12 +35,13 @@ class Diary:
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """One enrollment as the API tells it."""
+    """One enrollment as the API tells it; `step` is the current or last one, from 1."""
 
     email: str
     state: str
     reason: str | None
     job_state: str | None
+    step: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +142,10 @@ class Run:
     def wanted(self, lead: Lead) -> range:
         """Return how many messages `lead` may hold; a job in doubt may have left or not."""
         full = cast.STEPS_OF[lead.kind]
-        if lead.email not in self.in_doubt:
+        doubt = self.in_doubt.get(lead.email)
+        if doubt is None:
             return range(full, full + 1)
-        return range(full + 1)
+        return range(doubt.step - 1, doubt.step + 1)
 
     def stopped_at(self, lead: Lead) -> datetime | None:
         """Return when the mail host (or the unsubscribe's 200) says that `lead` is over."""

@@ -242,6 +242,7 @@ class House:
                 state=row["state"],
                 reason=row["reason"],
                 job_state=(row["job"] or {}).get("state"),
+                step=row["step"],
             )
             for row in rows
         ]

@@ -216,7 +216,8 @@ def _answered(run: Run) -> None:
 
 def _claims(scenario: Scenario) -> Claims:
     rows = [
-        Enrolled(lead.email, cast.STATE_OF[lead.kind], None, None) for lead in scenario.expected
+        Enrolled(lead.email, cast.STATE_OF[lead.kind], None, None, cast.STEPS_OF[lead.kind])
+        for lead in scenario.expected
     ]
     return Claims(
         wrong_password="535 5.7.8 Error: authentication failed",

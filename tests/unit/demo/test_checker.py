@@ -158,7 +158,7 @@ def not_enrolled(run: Run) -> None:
 
 
 def a_stranger_enrolled(run: Run) -> None:
-    stranger = Enrolled("stranger@example.test", "active", None, None)
+    stranger = Enrolled("stranger@example.test", "active", None, None, 1)
     run.claims = replace(run.claims, enrollments=[*run.claims.enrollments, stranger])
 
 
@@ -339,6 +339,14 @@ def test_job_in_doubt_after_a_kill_is_named_and_not_missing(run: Run, left: bool
     promises = run.check()
     assert {name: p.evidence for name, p in promises.items() if not p.held} == {}
     assert mail.lead.email in promises["no step missing"].evidence
+
+
+def test_doubt_about_step_2_does_not_excuse_a_missing_step_1(run: Run) -> None:
+    mail = run.of(Kind.ORDINARY, 2)
+    run.state(mail, state="active", job_state="in_doubt")
+    run.mails[:] = [m for m in run.mails if m.lead != mail.lead]
+    run.claims = replace(run.claims, in_doubt_allowed=4)
+    assert not run.check()["no step missing"].held
 
 
 def test_first_step_in_doubt_that_never_left_needs_no_reply(run: Run) -> None:
