@@ -70,6 +70,7 @@ async def test_a_slot_told_twice_is_submitted_once(
     await other.stop()
     assert len(transport.submitted) == len(jobs)
     assert len(world.events("sent")) == len(jobs)
+    assert world.events("send-deferred") == []
     assert all(len(world.attempts(job)) == 1 for job in jobs)
 
 

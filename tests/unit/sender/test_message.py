@@ -1,5 +1,6 @@
 """The bytes of a message: what users put into values never becomes structure."""
 
+import unicodedata
 from dataclasses import replace
 from datetime import UTC, datetime
 from email import message_from_bytes, policy
@@ -116,6 +117,17 @@ def test_no_value_becomes_structure(subject: str, name: str) -> None:
     assert all(len(line) <= 998 for line in data.split(b"\r\n"))
     assert data.isascii()
     assert "\x00" not in data.decode("ascii")
+
+
+@settings(deadline=None)
+@given(NASTY)
+@example("a\tb\x00\x7f\x85\u2028\u2029\ud800c")
+def test_cleaned_text_has_no_control_character_left(value: str) -> None:
+    in_header = {unicodedata.category(char) for char in message.clean_header_text(value)}
+    assert not in_header & {"Cc", "Cs", "Zl", "Zp"}
+    in_body = message.clean_body(value)
+    assert not {"Cs"} & {unicodedata.category(char) for char in in_body}
+    assert not {char for char in in_body if char < " "} - {"\n", "\t"}
 
 
 @settings(deadline=None)
