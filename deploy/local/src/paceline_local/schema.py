@@ -46,7 +46,9 @@ class Schema:
                 say(f"revisions of {service}")
                 self._upgrade(service)
             say("privileges")
-            self._run(connection, "privileges", grants.postgres_privileges())
+            # As one: a service that runs meanwhile never finds itself without them.
+            with connection.transaction():
+                self._run(connection, "privileges", grants.postgres_privileges())
             connection.execute(f"COMMENT ON DATABASE {DATABASE} IS '{_MARK}{digest}'".encode())
 
     def recreate(self, say: Say) -> None:
