@@ -1,20 +1,14 @@
 """Reply and bounce as processes: from a mailbox's inbox to a stop and a suppression."""
 
 import json
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
-import msgspec
 import pytest
-from confluent_kafka import Producer
-from tests.integration.reply.world import World, until
+from tests.integration.reply.world import World, publish, until
 
 from paceline_common import events, ids, topics
-from paceline_common.topics import Topic
 from paceline_local.stack import Stack
-
-Publish = Callable[[str, Topic, str, events.Event], None]
 
 
 @pytest.fixture
@@ -26,43 +20,14 @@ def services(stack: Stack) -> Iterator[None]:
         stack.stop(name)
 
 
-@pytest.fixture
-def publish(stack: Stack) -> Publish:
-    def send(principal: str, topic: Topic, key: str, body: events.Event) -> None:
-        producer = Producer(
-            {
-                "bootstrap.servers": f"127.0.0.1:{stack.ports['kafka']}",
-                "security.protocol": "SASL_PLAINTEXT",
-                "sasl.mechanisms": "SCRAM-SHA-512",
-                "sasl.username": principal,
-                "sasl.password": stack.passwords.get(principal, "paceline_kafka_password"),
-            }
-        )
-        headers = {
-            "ce_specversion": "1.0",
-            "ce_id": str(uuid.uuid4()),
-            "ce_type": events.event_type(topic),
-            "ce_source": f"/paceline/{principal}",
-            "ce_time": datetime.now(UTC).isoformat(),
-            "ce_workspaceid": body.workspace_id,
-            "content-type": "application/json",
-        }
-        producer.produce(
-            topic.name, msgspec.json.encode(body), key.encode(), headers=list(headers.items())
-        )
-        assert producer.flush(20) == 0
-
-    return send
-
-
 async def test_a_mailbox_is_read_from_its_event_on_and_stops_what_must_stop(
-    stack: Stack, services: None, world: World, publish: Publish
+    stack: Stack, services: None, world: World
 ) -> None:
     answered, gone, away = [await world.sent() for _ in range(3)]
     mailbox = ids.encode("mbx", world.mailbox_id)
     workspace = ids.encode("ws", world.workspace_id)
     changed = events.MailboxChanged(workspace_id=workspace, mailbox_id=mailbox, version=1)
-    publish("gateway", topics.MAILBOX_CHANGED, mailbox, changed)
+    publish(stack, "gateway", topics.MAILBOX_CHANGED, mailbox, changed)
 
     world.deliver(world.sample("human-gmail", answered))
     world.deliver(world.sample("dsn-postfix-unknown-user", gone))
@@ -85,6 +50,7 @@ async def test_a_mailbox_is_read_from_its_event_on_and_stops_what_must_stop(
     assert ("enrollment", away.enrollment_id, "replied") in world.suspensions()
 
     publish(
+        stack,
         "sender",
         topics.SEND_REJECTED,
         answered.enrollment,

@@ -1,5 +1,6 @@
 """One workspace with a mailbox that sent something: what reply and bounce work on."""
 
+import asyncio
 import os
 import secrets
 import smtplib
@@ -14,12 +15,14 @@ from typing import Any
 import hvac
 import msgspec
 import psycopg
+from confluent_kafka import Producer
 from psycopg.types.json import Jsonb
 from pydantic import SecretStr
 
 from paceline_common import events, ids
 from paceline_common.address import AddressHasher
 from paceline_common.keys import ADDRESS_HASH_SECRET, KeyService
+from paceline_common.topics import Topic
 from paceline_local.stack import Stack
 
 Sql = psycopg.Connection[dict[str, Any]]
@@ -291,10 +294,35 @@ class World:
         )  # fmt: skip
 
 
+def publish(stack: Stack, principal: str, topic: Topic, key: str, body: events.Event) -> None:
+    """Publish one event with a service's own Kafka credentials; return when it is acknowledged."""
+    producer = Producer(
+        {
+            "bootstrap.servers": f"127.0.0.1:{stack.ports['kafka']}",
+            "security.protocol": "SASL_PLAINTEXT",
+            "sasl.mechanisms": "SCRAM-SHA-512",
+            "sasl.username": principal,
+            "sasl.password": stack.passwords.get(principal, "paceline_kafka_password"),
+        }
+    )
+    headers = {
+        "ce_specversion": "1.0",
+        "ce_id": str(uuid.uuid4()),
+        "ce_type": events.event_type(topic),
+        "ce_source": f"/paceline/{principal}",
+        "ce_time": datetime.now(UTC).isoformat(),
+        "content-type": "application/json",
+    }
+    if body.workspace_id:
+        headers["ce_workspaceid"] = body.workspace_id
+    producer.produce(
+        topic.name, msgspec.json.encode(body), key.encode(), headers=list(headers.items())
+    )
+    assert producer.flush(20) == 0
+
+
 async def until(holds: Callable[[], object], seconds: float = 30.0) -> None:
     """Return once `holds()`; fail with a last look when it does not in time."""
-    import asyncio
-
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, f"did not hold within {seconds:g} s"
