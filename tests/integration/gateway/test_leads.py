@@ -1,5 +1,7 @@
 """Leads by JSON, what became of them, and what is read of them afterwards."""
 
+import pytest
+
 from paceline_common import ids
 from paceline_common.address import AddressHasher
 
@@ -30,6 +32,29 @@ async def test_good_leads_are_published_and_bad_ones_listed(
                            " AND workspace_id = %s ORDER BY id", tenant.number)  # fmt: skip
     # One order per lead, however its address is spelt; the key shows none of it.
     assert row["key"] == hasher.address("ann@lead.test").hex()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/v1/pools", {"name": "a\0b"}),
+        ("POST", "/v1/campaigns", {"name": "a", "steps": [{"subject": "a\0b", "text": "x"}]}),
+        ("POST", "/v1/campaigns/{}/leads", {"leads": [{"email": "a@b.test", "company": "a\0"}]}),
+        (
+            "POST",
+            "/v1/campaigns/{}/leads",
+            {"leads": [{"email": "a@b.test", "fields": {"a": "\0"}}]},
+        ),
+        ("GET", "/v1/enrollments?email=a%00", None),
+        ("GET", "/v1/receipts/a%00b", None),
+    ],
+)
+async def test_text_that_cannot_be_stored_is_refused(
+    tenant: Tenant, method: str, path: str, body: object
+) -> None:
+    campaign = await tenant.campaign()
+    refused = await tenant.call(method, path.format(campaign), 422, json=body)
+    assert refused["code"] == "request_invalid"
 
 
 async def test_only_bad_leads_are_an_error(tenant: Tenant) -> None:

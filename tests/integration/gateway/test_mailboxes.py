@@ -197,6 +197,35 @@ async def test_a_new_password_is_tested_first(tenant: Tenant, peers: Peers) -> N
     assert "mailbox.credential_changed" in tenant.audited()
 
 
+async def test_a_passed_test_lets_a_held_mailbox_send_again(tenant: Tenant, peers: Peers) -> None:
+    made = await tenant.mailbox()
+    path = f"/v1/mailboxes/{made['id']}"
+
+    async def held() -> list[str]:
+        return [one["reason"] for one in (await tenant.call("GET", path))["suspensions"]]
+
+    def hold(*reasons: str) -> None:
+        for reason in reasons:
+            tenant.seen_by(
+                "sender", "SELECT scheduler.suspend(%s, 'mailbox', %s, %s, NULL, 'sender', NULL)",
+                tenant.number, ids.decode("mbx", made["id"]), reason,
+            )  # fmt: skip
+
+    hold("auth_failed", "limited")
+    peers.send = REFUSED
+    tested = await tenant.call("POST", f"{path}/test")
+    assert (tested["ok"], tested["send"]) == (False, REFUSED)
+    assert await held() == ["auth_failed", "limited"]
+    assert (await tenant.call("GET", path))["last_send_test"]["code"] == "auth_failed"
+    peers.reset()
+    assert (await tenant.call("POST", f"{path}/test"))["ok"] is True
+    # A provider's limit is none of what a test can disprove.
+    assert await held() == ["limited"]
+    hold("sender_refused")
+    await tenant.call("PATCH", path, json={"smtp": SERVER})
+    assert await held() == ["limited"]
+
+
 async def test_deactivating_shuts_the_gate_and_activating_opens_it(tenant: Tenant) -> None:
     made = await tenant.mailbox()
     path = f"/v1/mailboxes/{made['id']}"

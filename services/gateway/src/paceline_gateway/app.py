@@ -2,12 +2,15 @@
 
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
+from sqlalchemy.exc import DataError
 
+from paceline_common.http import REQUEST_INVALID, Problem
 from paceline_common.service import Service
 from paceline_gateway import lifecycle, unsubscribe
 from paceline_gateway.api import (
+    campaign_life,
     campaigns,
     enrollments,
     imports,
@@ -28,8 +31,8 @@ from paceline_gateway.probe import Prober
 from paceline_gateway.settings import GatewaySettings
 
 ROUTERS = (
-    mailboxes.router, pools.router, campaigns.router, reports.router, leads.router,
-    imports.router, enrollments.router, suppressions.router, sendlog.router,
+    mailboxes.router, pools.router, campaigns.router, campaign_life.router, reports.router,
+    leads.router, imports.router, enrollments.router, suppressions.router, sendlog.router,
     quarantine.router, receipts.router, issues.router, unsubscribe.router,
 )  # fmt: skip
 
@@ -53,12 +56,20 @@ def build(settings: GatewaySettings) -> Service:
     service.http.state.parts = parts
     for router in ROUTERS:
         service.include(router)
+    service.http.add_exception_handler(DataError, _unstorable)
     describe(service.http)
     for subscription in subscriptions():
         service.subscribe(subscription)
     service.background("scheduled-starts", lambda: lifecycle.start_when_due(parts))
     service.readiness("keys", service.keys.check)
     return service
+
+
+async def _unstorable(_request: Request, _error: Exception) -> Response:
+    # A NUL in a text, say: whatever field it is, Postgres is the judge.
+    return Problem(
+        REQUEST_INVALID, "A value holds something that cannot be stored, such as a NUL character."
+    ).response()
 
 
 def describe(app: FastAPI) -> None:

@@ -17,6 +17,10 @@ UNAUTHENTICATED = ProblemType(
     "unauthenticated", 401, "No valid API key",
     "Send `Authorization: Bearer pl_…` with a key that has not been revoked.",
 )  # fmt: skip
+BAD_REQUEST = ProblemType(
+    "bad_request", 400, "The body cannot be read",
+    "Send JSON in UTF-8, or what the operation's Content-Type says.",
+)  # fmt: skip
 FORBIDDEN = ProblemType(
     "forbidden", 403, "The key's scopes do not allow this",
     "Use a key that has the scope named in `needs`.",

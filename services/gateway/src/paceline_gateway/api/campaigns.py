@@ -16,9 +16,9 @@ from paceline_gateway import lifecycle, paging, problems, templates
 from paceline_gateway.api.suspensions import SuspensionOut, open_suspensions
 from paceline_gateway.api.types import CampaignId, Instant, Name, PoolId, answers
 from paceline_gateway.auth import Caller, Reader, Writer
-from paceline_gateway.domain.campaign import ENDED, UNSTARTED, Action, Finding, Status
+from paceline_gateway.domain.campaign import ENDED, UNSTARTED, Status
 from paceline_gateway.paging import Cursor, Limit, Page
-from paceline_gateway.parts import Parts, PartsDep
+from paceline_gateway.parts import PartsDep
 from paceline_gateway.store import foreign
 from paceline_gateway.store.tables import Campaign, CampaignTier, Pool, Step
 
@@ -82,12 +82,6 @@ class CampaignPatch(_In):
     start_at: Instant | None = None
 
 
-class StartIn(_In):
-    """When to start; without it at the campaign's `start_at`, and without that at once."""
-
-    start_at: Instant | None = None
-
-
 class StepOut(BaseModel):
     """A message of a campaign; positions count from 1."""
 
@@ -116,29 +110,6 @@ class CampaignOut(BaseModel):
     version: int
     created_at: datetime
     updated_at: datetime
-
-
-class FindingOut(BaseModel):
-    """One finding of a check: an error forbids the start, a warning does not."""
-
-    severity: Literal["error", "warning"]
-    code: str
-    where: str
-    message: str
-
-
-class CheckOut(BaseModel):
-    """What a check found; `ok` if the campaign can start."""
-
-    ok: bool
-    findings: list[FindingOut]
-
-
-class StartOut(BaseModel):
-    """The campaign after its start, and the warnings there were."""
-
-    campaign: CampaignOut
-    warnings: list[FindingOut]
 
 
 @router.get("", operation_id="listCampaigns", responses=answers(problems.CURSOR_INVALID))
@@ -195,14 +166,14 @@ async def create_campaign(body: CampaignIn, parts: PartsDep, caller: Writer) -> 
         await _set_steps(tx, caller, campaign_id, body.steps, may_shrink=True)
         await _set_tiers(tx, caller, campaign_id, body.tiers)
         await lifecycle.touch(parts, tx, await lifecycle.lock(tx, caller.workspace_id, campaign_id))
-        return await _one(tx, caller, campaign_id)
+        return await read_campaign(tx, caller, campaign_id)
 
 
 @router.get("/{campaign_id}", operation_id="getCampaign", responses=answers(problems.NOT_FOUND))
 async def get_campaign(campaign_id: CampaignId, parts: PartsDep, caller: Reader) -> CampaignOut:
     """Return one campaign."""
     async with parts.db.transaction([caller.workspace_id]) as tx:
-        return await _one(tx, caller, campaign_id)
+        return await read_campaign(tx, caller, campaign_id)
 
 
 @router.patch(
@@ -245,106 +216,7 @@ async def change_campaign(
         if body.tiers is not None:
             await _set_tiers(tx, caller, campaign_id, body.tiers)
         await lifecycle.touch(parts, tx, held)
-        return await _one(tx, caller, campaign_id)
-
-
-@router.post(
-    "/{campaign_id}/check", operation_id="checkCampaign", responses=answers(problems.NOT_FOUND)
-)
-async def check_campaign(campaign_id: CampaignId, parts: PartsDep, caller: Reader) -> CheckOut:
-    """Say what stands against starting the campaign, and what will go wrong if it is started."""
-    async with parts.db.transaction([caller.workspace_id]) as tx:
-        await _one(tx, caller, campaign_id)
-        findings = await lifecycle.check(tx, caller.workspace_id, campaign_id)
-    return CheckOut(
-        ok=all(one.severity != "error" for one in findings),
-        findings=[_finding(one) for one in findings],
-    )
-
-
-@router.post(
-    "/{campaign_id}/start",
-    operation_id="startCampaign",
-    responses=answers(problems.NOT_FOUND, problems.CAMPAIGN_STATE, problems.CAMPAIGN_NOT_READY),
-)
-async def start_campaign(
-    campaign_id: CampaignId, parts: PartsDep, caller: Writer, body: StartIn | None = None
-) -> StartOut:
-    """Start a campaign, or schedule its start; refused while the check finds errors."""
-    async with parts.db.transaction([caller.workspace_id]) as tx:
-        held = await lifecycle.lock(tx, caller.workspace_id, campaign_id)
-        start_at = (body.start_at if body else None) or held.start_at
-        actor = lifecycle.Actor(caller.workspace_id, caller)
-        if start_at is not None and start_at > parts.clock.now():
-            await lifecycle.act(parts, tx, actor, held, "schedule", start_at=start_at)
-        else:
-            await lifecycle.act(parts, tx, actor, held, "start")
-        findings = await lifecycle.check(tx, caller.workspace_id, campaign_id)
-        campaign = await _one(tx, caller, campaign_id)
-    return StartOut(
-        campaign=campaign,
-        warnings=[_finding(one) for one in findings if one.severity == "warning"],
-    )
-
-
-@router.post(
-    "/{campaign_id}/unschedule",
-    operation_id="unscheduleCampaign",
-    responses=answers(problems.NOT_FOUND, problems.CAMPAIGN_STATE),
-)
-async def unschedule_campaign(
-    campaign_id: CampaignId, parts: PartsDep, caller: Writer
-) -> CampaignOut:
-    """Take back a start that is not due yet; the campaign is a draft again."""
-    return await _act(parts, caller, campaign_id, "unschedule")
-
-
-@router.post(
-    "/{campaign_id}/pause",
-    operation_id="pauseCampaign",
-    responses=answers(problems.NOT_FOUND, problems.CAMPAIGN_STATE),
-)
-async def pause_campaign(campaign_id: CampaignId, parts: PartsDep, caller: Writer) -> CampaignOut:
-    """Pause a campaign: once this has answered, no further submission starts."""
-    return await _act(parts, caller, campaign_id, "pause")
-
-
-@router.post(
-    "/{campaign_id}/resume",
-    operation_id="resumeCampaign",
-    responses=answers(problems.NOT_FOUND, problems.CAMPAIGN_STATE),
-)
-async def resume_campaign(campaign_id: CampaignId, parts: PartsDep, caller: Writer) -> CampaignOut:
-    """Resume a paused campaign where it stood; nothing is sent twice or left out."""
-    return await _act(parts, caller, campaign_id, "resume")
-
-
-@router.post(
-    "/{campaign_id}/stop",
-    operation_id="stopCampaign",
-    responses=answers(problems.NOT_FOUND, problems.CAMPAIGN_STATE),
-)
-async def stop_campaign(campaign_id: CampaignId, parts: PartsDep, caller: Writer) -> CampaignOut:
-    """End a campaign for good: its open enrollments become stopped."""
-    return await _act(parts, caller, campaign_id, "stop")
-
-
-@router.post(
-    "/{campaign_id}/archive",
-    operation_id="archiveCampaign",
-    responses=answers(problems.NOT_FOUND, problems.CAMPAIGN_STATE),
-)
-async def archive_campaign(campaign_id: CampaignId, parts: PartsDep, caller: Writer) -> CampaignOut:
-    """Put away a campaign that was stopped or never started."""
-    return await _act(parts, caller, campaign_id, "archive")
-
-
-async def _act(parts: Parts, caller: Caller, campaign_id: int, action: Action) -> CampaignOut:
-    async with parts.db.transaction([caller.workspace_id]) as tx:
-        held = await lifecycle.lock(tx, caller.workspace_id, campaign_id)
-        actor = lifecycle.Actor(caller.workspace_id, caller)
-        await lifecycle.act(parts, tx, actor, held, action)
-        return await _one(tx, caller, campaign_id)
+        return await read_campaign(tx, caller, campaign_id)
 
 
 async def _set_steps(
@@ -447,7 +319,8 @@ async def _set_tiers(
         await tx.execute(insert(CampaignTier), rows)
 
 
-async def _one(tx: AsyncConnection, caller: Caller, campaign_id: int) -> CampaignOut:
+async def read_campaign(tx: AsyncConnection, caller: Caller, campaign_id: int) -> CampaignOut:
+    """Return one campaign; raise `not_found` otherwise."""
     found = await _read(tx, caller, [campaign_id])
     if not found:
         raise Problem(problems.NOT_FOUND, "there is no such campaign in this workspace")
@@ -507,10 +380,6 @@ async def _read(tx: AsyncConnection, caller: Caller, numbers: Sequence[int]) -> 
         )
         for row in rows
     ]
-
-
-def _finding(one: Finding) -> FindingOut:
-    return FindingOut(severity=one.severity, code=one.code, where=one.where, message=one.message)
 
 
 def _wrong_state(state: str, wish: str) -> Problem:

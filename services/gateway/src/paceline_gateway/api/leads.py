@@ -15,7 +15,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from paceline_common import ids
 from paceline_common.http import Problem
 from paceline_gateway import enroll, paging, problems
-from paceline_gateway.api.types import CampaignId, IdempotencyKey, LeadId, Timezone, answers
+from paceline_gateway.api.types import (
+    CampaignId,
+    IdempotencyKey,
+    LeadId,
+    NoNul,
+    Timezone,
+    answers,
+)
 from paceline_gateway.auth import Caller, Enroller, Reader, Writer
 from paceline_gateway.domain.csv_row import Lead
 from paceline_gateway.paging import Cursor, Limit, Page
@@ -27,9 +34,9 @@ router = APIRouter(prefix="/v1", tags=["leads"])
 
 MAX_LEADS = 1000
 
-Short = Annotated[str, StringConstraints(strip_whitespace=True, max_length=200)]
+Short = Annotated[str, NoNul, StringConstraints(strip_whitespace=True, max_length=200)]
 FieldName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
-FieldValue = Annotated[str, StringConstraints(max_length=10_000)]
+FieldValue = Annotated[str, NoNul, StringConstraints(max_length=10_000)]
 Fields = Annotated[dict[FieldName, FieldValue], Field(max_length=100)]
 
 

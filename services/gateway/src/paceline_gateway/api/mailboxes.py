@@ -1,56 +1,39 @@
 """Mailboxes: connected only when a message could be sent and read back."""
 
-import json
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 from fastapi import APIRouter, Query, Response, status
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Select, delete, func, select, update
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paceline_common import ids
 from paceline_common.address import normalise
 from paceline_common.http import Problem
-from paceline_gateway import paging, problems, trail
+from paceline_gateway import connect, paging, problems, trail
 from paceline_gateway.api.suspensions import SuspensionOut, open_suspensions
 from paceline_gateway.api.types import Email, MailboxId, Name, Timezone, answers
 from paceline_gateway.auth import Caller, Reader, Writer
+from paceline_gateway.connect import ServerIn, Tls
 from paceline_gateway.domain import mailbox_policy
 from paceline_gateway.lifecycle import touch_campaigns_of_pools
 from paceline_gateway.paging import Cursor, Limit, Page
 from paceline_gateway.parts import Parts, PartsDep
-from paceline_gateway.probe import Draft, Leg, Result
+from paceline_gateway.probe import Leg, Result
 from paceline_gateway.store import foreign
 from paceline_gateway.store.tables import Mailbox, PoolMember, Workspace
 
 router = APIRouter(prefix="/v1/mailboxes", tags=["mailboxes"])
 
-TABLE = "mailbox"
 DEACTIVATED = "deactivated"
-
-Host = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=253)]
-Tls = Literal["implicit", "starttls", "none"]
 
 
 class _In(BaseModel):
     model_config = ConfigDict(extra="forbid")
-
-
-class ServerIn(_In):
-    """One server and how to sign in to it. `tls: none` sends the password in the clear."""
-
-    host: Host
-    port: int = Field(ge=1, le=65535)
-    tls: Tls = "implicit"
-    username: Annotated[str, StringConstraints(min_length=1, max_length=320)] | None = Field(
-        default=None, description="The mailbox's address if left out."
-    )
-    password: SecretStr = Field(min_length=1, max_length=1000)
 
 
 class MailboxIn(_In):
@@ -201,22 +184,15 @@ async def connect_mailbox(
     _check_policy(body.policy)
     email = normalise(body.email)
     async with parts.db.transaction([caller.workspace_id]) as tx:
-        mailbox_id = await _id_for(tx, caller, email)
-    draft = Draft(
-        workspace_id=caller.workspace_id,
-        mailbox_id=mailbox_id,
-        email=email,
-        display_name=body.display_name,
-        smtp=_server(body.smtp, email) | {"auth": "auto"},
-        imap=_server(body.imap, email),
-        smtp_credential=await _seal(parts, caller, "send", mailbox_id, body.smtp.password),
-        imap_credential=await _seal(parts, caller, "read", mailbox_id, body.imap.password),
+        mailbox_id = await connect.id_for(tx, caller, email)
+    draft = await connect.draft_new(
+        parts, caller, mailbox_id, email, body.display_name, body.smtp, body.imap
     )
     result = await parts.prober.probe(draft)
     if test == "only":
         response.status_code = status.HTTP_200_OK
-        return TestOut(ok=result.ok, send=_leg(result.send), read=_leg(result.read))
-    _demand(result)
+        return _test(result)
+    connect.demand(result)
     now = parts.clock.now()
     values = {
         "domain": email.partition("@")[2],
@@ -226,14 +202,20 @@ async def connect_mailbox(
         "policy": body.policy,
         "is_active": True,
         "deleted_at": None,
-        **_tested(draft, now),
+        "updated_at": now,
+        "smtp": dict(draft.smtp),
+        "imap": dict(draft.imap),
+        "smtp_credential": draft.smtp_credential,
+        "imap_credential": draft.imap_credential,
+        **connect.outcome(result, now),
     }
     async with parts.db.transaction([caller.workspace_id]) as tx:
-        version = await _save(tx, caller, mailbox_id, email, values)
+        version = await connect.save(tx, caller, mailbox_id, email, values)
         mailbox = ids.encode("mbx", mailbox_id)
         await foreign.resume(
             tx, caller.workspace_id, "mailbox", mailbox_id, DEACTIVATED, caller.actor
         )
+        await connect.reopen(tx, caller, mailbox_id)
         await trail.mailbox_changed(parts, tx, caller.workspace_id, mailbox_id, version)
         await trail.audit(parts, tx, caller, "mailbox.connected", mailbox)
         return await _one(tx, caller, mailbox_id, now)
@@ -268,19 +250,46 @@ async def change_mailbox(
         values["is_active"] = body.is_active
     now = parts.clock.now()
     if body.smtp or body.imap:
-        values |= await _retest(parts, caller, mailbox_id, body, now)
+        draft, servers = await connect.draft_saved(parts, caller, mailbox_id, body.smtp, body.imap)
+        result = await parts.prober.probe(draft)
+        connect.demand(result)
+        values |= servers | connect.outcome(result, now)
     mailbox = ids.encode("mbx", mailbox_id)
     async with parts.db.transaction([caller.workspace_id]) as tx:
-        held = await _lock(tx, caller, mailbox_id)
+        held = await connect.lock(tx, caller, mailbox_id)
         if not values:
             return await _one(tx, caller, mailbox_id, now)
-        version = await _update(tx, caller, mailbox_id, values, now)
+        version = await connect.change(tx, caller, mailbox_id, values, now)
         if body.is_active is not None and body.is_active != held.is_active:
             await _set_active(parts, tx, caller, mailbox_id, active=body.is_active)
         if body.smtp or body.imap:
+            await connect.reopen(tx, caller, mailbox_id)
             await trail.audit(parts, tx, caller, "mailbox.credential_changed", mailbox)
         await trail.mailbox_changed(parts, tx, caller.workspace_id, mailbox_id, version)
         return await _one(tx, caller, mailbox_id, now)
+
+
+@router.post(
+    "/{mailbox_id}/test",
+    operation_id="testMailbox",
+    responses=answers(
+        problems.NOT_FOUND, problems.MAILBOX_DELETED, problems.CONNECTION_TEST_UNAVAILABLE
+    ),
+)
+async def test_mailbox(mailbox_id: MailboxId, parts: PartsDep, caller: Writer) -> TestOut:
+    """Test a connected mailbox again; if both legs work, it sends again where that held it back."""
+    draft, _ = await connect.draft_saved(parts, caller, mailbox_id)
+    result = await parts.prober.probe(draft)
+    async with parts.db.transaction([caller.workspace_id]) as tx:
+        await connect.lock(tx, caller, mailbox_id)
+        await tx.execute(
+            update(Mailbox)
+            .where(Mailbox.workspace_id == caller.workspace_id, Mailbox.mailbox_id == mailbox_id)
+            .values(connect.outcome(result, parts.clock.now()))
+        )
+        if result.ok:
+            await connect.reopen(tx, caller, mailbox_id)
+    return _test(result)
 
 
 @router.delete(
@@ -294,14 +303,14 @@ async def disconnect_mailbox(mailbox_id: MailboxId, parts: PartsDep, caller: Wri
     mailbox = ids.encode("mbx", mailbox_id)
     now = parts.clock.now()
     async with parts.db.transaction([caller.workspace_id]) as tx:
-        held = await _lock(tx, caller, mailbox_id, deleted_too=True)
+        held = await connect.lock(tx, caller, mailbox_id, deleted_too=True)
         if held.deleted_at is not None:
             return
         gone = {
             "is_active": False, "deleted_at": now, "smtp_credential": None,
             "imap_credential": None,
         }  # fmt: skip
-        version = await _update(tx, caller, mailbox_id, gone, now)
+        version = await connect.change(tx, caller, mailbox_id, gone, now)
         await foreign.suspend(
             tx, caller.workspace_id, "mailbox", mailbox_id, DEACTIVATED, caller.actor
         )
@@ -320,122 +329,6 @@ async def disconnect_mailbox(mailbox_id: MailboxId, parts: PartsDep, caller: Wri
             parts, tx, caller.workspace_id, mailbox_id, version, deleted=True
         )
         await trail.audit(parts, tx, caller, "mailbox.disconnected", mailbox)
-
-
-async def _retest(
-    parts: Parts, caller: Caller, mailbox_id: int, body: MailboxPatch, now: datetime
-) -> dict[str, Any]:
-    """Test the mailbox as it would be; return the columns to save."""
-    async with parts.db.transaction([caller.workspace_id]) as tx:
-        held = await _lock(tx, caller, mailbox_id)
-    # An unchanged leg is tested with its old, sealed credential: it reads the
-    # other leg's message.
-    smtp, imap = held.smtp, held.imap
-    smtp_credential, imap_credential = bytes(held.smtp_credential), bytes(held.imap_credential)
-    if body.smtp:
-        smtp = _server(body.smtp, held.email) | {"auth": "auto"}
-        smtp_credential = await _seal(parts, caller, "send", mailbox_id, body.smtp.password)
-    if body.imap:
-        imap = _server(body.imap, held.email)
-        imap_credential = await _seal(parts, caller, "read", mailbox_id, body.imap.password)
-    draft = Draft(
-        workspace_id=caller.workspace_id,
-        mailbox_id=mailbox_id,
-        email=held.email,
-        display_name=held.display_name,
-        smtp=smtp,
-        imap=imap,
-        smtp_credential=smtp_credential,
-        imap_credential=imap_credential,
-    )
-    _demand(await parts.prober.probe(draft))
-    return _tested(draft, now)
-
-
-async def _id_for(tx: AsyncConnection, caller: Caller, email: str) -> int:
-    """Return the id under which `email` would be saved; refuse one that is connected."""
-    held = (
-        await tx.execute(
-            select(Mailbox.mailbox_id, Mailbox.deleted_at).where(
-                Mailbox.workspace_id == caller.workspace_id, Mailbox.email == email
-            )
-        )
-    ).one_or_none()
-    if held is None:
-        drawn = func.nextval(func.pg_get_serial_sequence("gateway.mailbox", "mailbox_id"))
-        fresh: int = (await tx.execute(select(drawn))).scalar_one()
-        return fresh
-    if held.deleted_at is None:
-        raise _exists(held.mailbox_id)
-    number: int = held.mailbox_id
-    return number
-
-
-async def _save(
-    tx: AsyncConnection, caller: Caller, mailbox_id: int, email: str, values: Mapping[str, Any]
-) -> int:
-    """Insert the mailbox, or bring a disconnected one back; return its version."""
-    row = {
-        "workspace_id": caller.workspace_id,
-        "mailbox_id": mailbox_id,
-        "email": email,
-        "kind": "smtp",
-        **values,
-    }
-    statement = insert(Mailbox).values(row)
-    version = (
-        await tx.execute(
-            statement.on_conflict_do_update(
-                index_elements=[Mailbox.workspace_id, Mailbox.email],
-                set_={**values, "version": Mailbox.version + 1},
-                where=(Mailbox.deleted_at.is_not(None)) & (Mailbox.mailbox_id == mailbox_id),
-            ).returning(Mailbox.version)
-        )
-    ).scalar_one_or_none()
-    if version is None:
-        # Somebody else connected it while this one was tested.
-        holder = (
-            await tx.execute(
-                select(Mailbox.mailbox_id).where(
-                    Mailbox.workspace_id == caller.workspace_id, Mailbox.email == email
-                )
-            )
-        ).scalar_one()
-        raise _exists(holder)
-    saved: int = version
-    return saved
-
-
-async def _lock(
-    tx: AsyncConnection, caller: Caller, mailbox_id: int, *, deleted_too: bool = False
-) -> Row[Any]:
-    """Return the mailbox's row, locked; the problem `not_found` or `mailbox_deleted` otherwise."""
-    held = (
-        await tx.execute(
-            select(Mailbox.__table__)
-            .where(Mailbox.workspace_id == caller.workspace_id, Mailbox.mailbox_id == mailbox_id)
-            .with_for_update()
-        )
-    ).one_or_none()
-    if held is None:
-        raise Problem(problems.NOT_FOUND, "there is no such mailbox in this workspace")
-    if held.deleted_at is not None and not deleted_too:
-        raise Problem(problems.MAILBOX_DELETED)
-    return held
-
-
-async def _update(
-    tx: AsyncConnection, caller: Caller, mailbox_id: int, values: Mapping[str, Any], now: datetime
-) -> int:
-    version: int = (
-        await tx.execute(
-            update(Mailbox)
-            .where(Mailbox.workspace_id == caller.workspace_id, Mailbox.mailbox_id == mailbox_id)
-            .values({**values, "version": Mailbox.version + 1, "updated_at": now})
-            .returning(Mailbox.version)
-        )
-    ).scalar_one()
-    return version
 
 
 async def _set_active(
@@ -528,50 +421,9 @@ def _check_policy(policy: Mapping[str, Any]) -> None:
         ) from None
 
 
-def _server(server: ServerIn, email: str) -> dict[str, Any]:
-    return {
-        "host": server.host,
-        "port": server.port,
-        "tls": server.tls,
-        "username": server.username or email,
-    }
-
-
-async def _seal(
-    parts: Parts, caller: Caller, scope: Literal["send", "read"], mailbox_id: int, secret: SecretStr
-) -> bytes:
-    plaintext = json.dumps({"password": secret.get_secret_value()}).encode()
-    return await parts.keys.seal(scope, caller.workspace_id, plaintext, table=TABLE, row=mailbox_id)
-
-
-def _tested(draft: Draft, now: datetime) -> dict[str, Any]:
-    return {
-        "smtp": dict(draft.smtp),
-        "imap": dict(draft.imap),
-        "smtp_credential": draft.smtp_credential,
-        "imap_credential": draft.imap_credential,
-        "send_probe_ok": True,
-        "send_probe_code": "ok",
-        "send_probed_at": now,
-        "read_probe_ok": True,
-        "read_probe_code": "ok",
-        "read_probed_at": now,
-        "updated_at": now,
-    }
+def _test(result: Result) -> TestOut:
+    return TestOut(ok=result.ok, send=_leg(result.send), read=_leg(result.read))
 
 
 def _leg(leg: Leg) -> LegOut:
     return LegOut(ok=leg.ok, code=leg.code, message=leg.message, remedy=leg.remedy)
-
-
-def _demand(result: Result) -> None:
-    """Raise `connection_test_failed` unless both legs work; the first fault is the detail."""
-    if result.ok:
-        return
-    side, leg = ("sending", result.send) if not result.send.ok else ("reading", result.read)
-    members = result.as_members() | ({"remedy": leg.remedy} if leg.remedy else {})
-    raise Problem(problems.CONNECTION_TEST_FAILED, f"{side}: {leg.message}", **members)
-
-
-def _exists(mailbox_id: int) -> Exception:
-    return Problem(problems.MAILBOX_EXISTS, mailbox_id=ids.encode("mbx", mailbox_id))

@@ -35,6 +35,8 @@ EnrollmentId = Annotated[int, *_public("enr")]
 AddressId = Annotated[int, *_public("addr")]
 QuarantineId = Annotated[int, *_public("qua")]
 
+# Postgres keeps no NUL in a text.
+NoNul = StringConstraints(pattern=r"^[^\x00]*$")
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 IdempotencyKey = Annotated[
     str | None,
@@ -99,10 +101,15 @@ class ProblemOut(BaseModel):
     remedy: str
 
 
+_USUAL = (
+    problems.UNAUTHENTICATED, problems.FORBIDDEN, problems.BAD_REQUEST, problems.REQUEST_INVALID,
+)  # fmt: skip
+
+
 def answers(*kinds: ProblemType) -> dict[int | str, dict[str, Any]]:
     """Return OpenAPI responses for the problems a route may answer with, beside the usual ones."""
     by_status: dict[int, list[str]] = {}
-    for kind in (problems.UNAUTHENTICATED, problems.FORBIDDEN, problems.REQUEST_INVALID, *kinds):
+    for kind in (*_USUAL, *kinds):
         by_status.setdefault(kind.status, []).append(kind.code)
     return {
         status: {
