@@ -88,6 +88,19 @@ def test_the_recipient_is_named_in_every_spelling(name: str, addresses: tuple[st
     assert recipients[0].addresses == addresses
 
 
+@pytest.mark.parametrize(
+    "address", ["lee445@client.test", "a.451-x@client.test", "550@5.7.1.test", "x+421@b.test"]
+)
+@pytest.mark.parametrize("name", ["dsn-yahoo", "dsn-qmail", "dsn-postfix-unknown-user"])
+def test_digits_of_an_address_are_not_taken_for_a_code(name: str, address: str) -> None:
+    raw = (SAMPLES / f"{name}.eml").read_text().replace("lee@client.test", address).encode()
+
+    _, (recipient,) = read_report(raw)
+
+    assert recipient.addresses[0] == address
+    assert (recipient.status, recipient.code) == EXPECTED[name][1:3]
+
+
 def test_recipients_of_one_report_are_told_apart() -> None:
     report = read((SAMPLES / "dsn-two-recipients.eml").read_bytes())
 

@@ -18,8 +18,8 @@ Action = Literal["failed", "delayed", "delivered", "relayed", "expanded"]
 
 ACTIONS: Final[tuple[Action, ...]] = ("failed", "delayed", "delivered", "relayed", "expanded")
 _STATUS_PARTS: Final = ("message/delivery-status", "message/global-delivery-status")
-_STATUS: Final = re.compile(r"(?<![\d.])([245]\.\d{1,3}\.\d{1,3})(?![\d.])")
-_CODE: Final = re.compile(r"(?<![\d.])([245]\d\d)(?![\d.]*\d)")
+_STATUS: Final = re.compile(r"(?<![\w.])([245]\.\d{1,3}\.\d{1,3})(?!\.?\d)")
+_CODE: Final = re.compile(r"(?<![\w.+-])([245]\d\d)(?=[\s:;,)-]|$)")
 _TOKEN: Final = re.compile(r"(?i)\bX-Paceline-Job:\s*([\w.-]{10,200})")
 _MESSAGE_ID: Final = re.compile(r"(?i)\bMessage-ID:\s*(<[^<>\s]{1,990}>)")
 _ANY_ID: Final = re.compile(r"<[^<>\s]{1,990}>")
@@ -221,7 +221,8 @@ def _addresses(value: str) -> Iterator[str]:
 
 
 def _first(pattern: re.Pattern[str], text: str) -> str | None:
-    found = pattern.search(text)
+    # The digits of an address are no code.
+    found = pattern.search(_ADDRESS.sub(" ", text))
     return found.group(1) if found else None
 
 
