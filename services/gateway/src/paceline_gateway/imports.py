@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -184,13 +184,6 @@ async def _open(
     same = (bytes(held.digest), held.campaign_id, held.mapping) == (digest, campaign_id, mapping)
     if not same:
         raise Problem(problems.IDEMPOTENCY_REUSED)
-    if held.status != "done":
-        await tx.execute(
-            delete(ImportErrorRow).where(
-                ImportErrorRow.workspace_id == caller.workspace_id,
-                ImportErrorRow.import_id == held.import_id,
-            )
-        )
     return held.import_id, held.status == "done"
 
 
@@ -211,7 +204,7 @@ async def _add_errors(
         if isinstance(row.content, RowFault)
     ]
     if rows:
-        # Two uploads under one key may run at once; both find the same faults.
+        # A repeat of an upload, or two under one key at once, finds the same faults.
         await tx.execute(insert(ImportErrorRow).on_conflict_do_nothing(), rows)
 
 
