@@ -63,13 +63,15 @@ def states_add_up(run: Run) -> Promise:
 
 
 def doubt_is_named(run: Run) -> Promise:
-    """A job is in doubt only after a kill, one per mailbox at most: the leases then open."""
+    """A job is in doubt only after a kill, one per mailbox at most, its submission begun."""
     allowed = run.claims.in_doubt_allowed
     names = sorted(run.in_doubt)
+    unbegun = [name for name in names if name not in run.claims.begun]
+    held = len(names) <= allowed and not unbegun
     shown = f"at most {allowed}: {', '.join(names) or 'none'}"
-    return Promise(
-        "doubt only where a submission was cut off", 0, len(names), len(names) <= allowed, shown
-    )
+    if unbegun:
+        shown += f"; never begun: {', '.join(unbegun)}"
+    return Promise("doubt only where a submission was cut off", 0, len(names), held, shown)
 
 
 def bad_rows_told(run: Run) -> Promise:

@@ -79,7 +79,8 @@ class Claims:
     `installation` those that no workspace may see. `trespassed` counts what the
     forbidden workspace holds. `parts` says of each part whether it is
     ready at the end. `wrong_password` is the answer to connecting a mailbox
-    with a wrong password, `in_doubt_allowed` how many jobs the run itself cut off.
+    with a wrong password, `in_doubt_allowed` how many jobs the run itself cut off;
+    `begun` are the leads of whom the send log shows a submission begun and not ended.
     """
 
     wrong_password: str
@@ -93,6 +94,7 @@ class Claims:
     audit: Audited
     parts: Mapping[str, bool]
     in_doubt_allowed: int = 0
+    begun: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -213,10 +213,11 @@ class House:
         with suppress(TimeoutError):
             await _await(settled)
         counts = (await self._api.get(f"/v1/imports/{self._import}"))["counts"]
+        enrollments = await self._enrollments()
         installation, audit = await asyncio.gather(self._installation(), self._audit())
         return Claims(
             wrong_password=self._refusal,
-            enrollments=await self._enrollments(),
+            enrollments=enrollments,
             totals=await self.totals(),
             row_errors=await self._row_errors(),
             receipts={outcome: counts[outcome] for outcome in _OUTCOMES},
@@ -227,6 +228,7 @@ class House:
             audit=audit,
             parts=parts,
             in_doubt_allowed=in_doubt_allowed,
+            begun=await self._begun(),
         )
 
     async def close(self) -> None:
@@ -246,6 +248,14 @@ class House:
             )
             for row in rows
         ]
+
+    async def _begun(self) -> frozenset[str]:
+        """Return the addresses whose submission the send log calls in doubt."""
+        campaign = self._campaign
+        open_ = await self._api.all("/v1/sends", campaign_id=campaign, outcome="in_doubt")
+        whose = {entry["enrollment_id"] for entry in open_ if entry["started_at"]}
+        rows = await self._api.all("/v1/enrollments", campaign_id=campaign) if whose else []
+        return frozenset(row["email"] for row in rows if row["id"] in whose)
 
     async def _row_errors(self) -> list[RowError]:
         errors = await self._api.all(f"/v1/imports/{self._import}/errors")

@@ -171,8 +171,15 @@ def totals_do_not_add_up(run: Run) -> None:
     run.claims = replace(run.claims, totals={**run.claims.totals, "failed": 1})
 
 
-def doubt_without_a_kill(run: Run) -> None:
+def doubt_without_a_submission(run: Run) -> None:
     run.state(run.of(Kind.ORDINARY), state="active", job_state="in_doubt")
+    run.claims = replace(run.claims, in_doubt_allowed=4)
+
+
+def doubt_without_a_kill(run: Run) -> None:
+    mail = run.of(Kind.ORDINARY)
+    run.state(mail, state="active", job_state="in_doubt")
+    run.claims = replace(run.claims, begun=frozenset({mail.lead.email}))
 
 
 def wrong_password_taken(run: Run) -> None:
@@ -276,7 +283,9 @@ BREACHES: dict[str, list[Spoil]] = {
         wrong_state, enrolled_twice, not_enrolled, a_stranger_enrolled,
     ],
     "states add up": [totals_differ, totals_do_not_add_up, not_enrolled],
-    "doubt only where a submission was cut off": [doubt_without_a_kill],
+    "doubt only where a submission was cut off": [
+        doubt_without_a_kill, doubt_without_a_submission,
+    ],
     "a wrong password is told": [wrong_password_taken, wrong_password_in_our_words],
     "bad rows told by number": [
         bad_row_untold, bad_row_off_by_one, bad_row_another_column, bad_row_without_reason,
@@ -335,7 +344,7 @@ def test_job_in_doubt_after_a_kill_is_named_and_not_missing(run: Run, left: bool
     run.state(mail, state="active", job_state="in_doubt")
     if not left:
         run.mails.remove(mail)
-    run.claims = replace(run.claims, in_doubt_allowed=4)
+    run.claims = replace(run.claims, in_doubt_allowed=4, begun=frozenset({mail.lead.email}))
     promises = run.check()
     assert {name: p.evidence for name, p in promises.items() if not p.held} == {}
     assert mail.lead.email in promises["no step missing"].evidence
@@ -345,7 +354,7 @@ def test_doubt_about_step_2_does_not_excuse_a_missing_step_1(run: Run) -> None:
     mail = run.of(Kind.ORDINARY, 2)
     run.state(mail, state="active", job_state="in_doubt")
     run.mails[:] = [m for m in run.mails if m.lead != mail.lead]
-    run.claims = replace(run.claims, in_doubt_allowed=4)
+    run.claims = replace(run.claims, in_doubt_allowed=4, begun=frozenset({mail.lead.email}))
     assert not run.check()["no step missing"].held
 
 
@@ -354,7 +363,7 @@ def test_first_step_in_doubt_that_never_left_needs_no_reply(run: Run) -> None:
     run.state(mail, state="active", job_state="in_doubt")
     run.mails.remove(mail)
     del run.replies[mail.lead.email]
-    run.claims = replace(run.claims, in_doubt_allowed=4)
+    run.claims = replace(run.claims, in_doubt_allowed=4, begun=frozenset({mail.lead.email}))
     promises = run.check()
     assert {name: p.evidence for name, p in promises.items() if not p.held} == {}
 
