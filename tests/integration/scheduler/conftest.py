@@ -224,7 +224,8 @@ class World:
         statements = (
             (
                 "INSERT INTO address (workspace_id, address_id, kind, hash)"
-                " SELECT %(ws)s, n, 'address', sha256(n::text::bytea) FROM unnest(%(n)s::bigint[]) n"
+                " SELECT %(ws)s, n, 'address', sha256(n::text::bytea)"
+                " FROM unnest(%(n)s::bigint[]) n"
             ),
             (
                 "INSERT INTO address (workspace_id, address_id, kind, hash)"
@@ -235,13 +236,14 @@ class World:
                 " SELECT %(ws)s, n, n, 1000000, n || '@x.test' FROM unnest(%(n)s::bigint[]) n"
             ),
             (
-                "INSERT INTO enrollment (workspace_id, enrollment_id, campaign_id, lead_id, address_id,"
-                " domain_id, job_id) SELECT %(ws)s, n, %(c)s, n, n, 1000000, n"
+                "INSERT INTO enrollment (workspace_id, enrollment_id, campaign_id, lead_id,"
+                " address_id, domain_id, job_id) SELECT %(ws)s, n, %(c)s, n, n, 1000000, n"
                 " FROM unnest(%(n)s::bigint[]) n"
             ),
             (
                 "INSERT INTO mailbox_budget (workspace_id, mailbox_id, domain, domain_ref, version,"
-                " is_active, tz, cadence_ms, jitter_min_ms, jitter_max_ms, grace_ms, max_outstanding)"
+                " is_active, tz, cadence_ms, jitter_min_ms, jitter_max_ms, grace_ms,"
+                " max_outstanding)"
                 " SELECT DISTINCT %(ws)s, (n - 1) / %(per)s + 1, 'send.test',"
                 " hashtextextended('send.test', 0), 1, true, 'UTC', 1000, 100, 300, 50, %(per)s"
                 " FROM unnest(%(n)s::bigint[]) n ON CONFLICT DO NOTHING"
@@ -259,8 +261,8 @@ class World:
                 " FROM unnest(%(n)s::bigint[]) n"
             ),
             (
-                "INSERT INTO slot (workspace_id, job_id, fence, mailbox_id, slot_at, not_after, day,"
-                " hour) SELECT workspace_id, job_id, 1, mailbox_id, slot_at, not_after,"
+                "INSERT INTO slot (workspace_id, job_id, fence, mailbox_id, slot_at, not_after,"
+                " day, hour) SELECT workspace_id, job_id, 1, mailbox_id, slot_at, not_after,"
                 " slot_at::date, date_trunc('hour', slot_at) FROM send_job"
                 " WHERE job_id = ANY (%(n)s)"
             ),
@@ -278,6 +280,8 @@ class World:
             connection.execute("SET search_path = scheduler, pg_catalog")
             for statement in statements:
                 connection.execute(statement.encode(), arguments)
+            # As autovacuum does within a minute: without statistics plans are guesses.
+            connection.execute("ANALYZE")
         return numbers
 
     def login(self, role: str) -> "psycopg.Connection[Any]":

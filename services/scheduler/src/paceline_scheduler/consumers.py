@@ -34,7 +34,7 @@ def subscriptions(
         on_quarantine=outcomes.suspend_unhandled,
     )
     yield Subscription(topic=topics.SEND_DEFERRED, handler=outcomes.deferred, dedupe=False)
-    yield Subscription(topic=topics.SEND_IN_DOUBT, handler=outcomes.in_doubt)
+    yield Subscription(topic=topics.SEND_IN_DOUBT, handler=outcomes.in_doubt, dedupe=False)
     yield Subscription(topic=topics.MAILBOX_CHANGED, handler=changes.mailbox_changed, dedupe=False)
     yield Subscription(topic=topics.MAILBOX_PROBED, handler=changes.mailbox_probed)
     yield Subscription(

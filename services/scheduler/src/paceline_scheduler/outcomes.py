@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from paceline_common import events, ids, topics
-from paceline_common.db import Outbox, Outgoing, Queries
+from paceline_common import ids
+from paceline_common.db import Outbox, Queries
 from paceline_common.db.session import after_commit
 from paceline_common.events import Bounced, Replied, SendDeferred, SendInDoubt, Sent
 from paceline_common.kafka.subscribe import Delivery
@@ -103,29 +103,9 @@ class Outcomes:
     async def in_doubt(
         self, tx: AsyncConnection, deliveries: Sequence[Delivery[SendInDoubt]]
     ) -> None:
-        """Ask for a person: nobody knows whether these left, and they are never retried blindly."""
+        """Note the change: the sender asks for a person itself; the job's row says where it is."""
         named = [one for one in deliveries if one.body.enrollment_id is not None]
         await self._touch(tx, [_enrollment(one) for one in named])
-        await self._outbox.add(
-            tx,
-            [
-                Outgoing(
-                    topic=topics.ISSUE_RAISED,
-                    key=one.body.job_id,
-                    subject=one.body.job_id,
-                    body=events.IssueRaised(
-                        workspace_id=one.body.workspace_id,
-                        subject=one.body.job_id,
-                        code="send_in_doubt",
-                        severity="error",
-                        detail="The provider's answer is unknown; look for the message in the"
-                        " mailbox's Sent folder and settle the job.",
-                        raised_at=one.body.since,
-                    ),
-                )
-                for one in deliveries
-            ],
-        )
 
     async def suspend_unhandled(self, tx: AsyncConnection, delivery: Delivery[Any]) -> None:
         """Hold an enrollment whose stop event cannot be handled. Raises `InvalidIdError` if the

@@ -34,44 +34,71 @@ BEGIN
         SELECT u.*, row_number() OVER (PARTITION BY u.workspace_id, u.job_id) AS again
         FROM unnest(p_workspaces, p_jobs, p_fences) AS u(workspace_id, job_id, fence)
     ) AS w
-    LEFT JOIN send_job AS j USING (workspace_id, job_id)
-    LEFT JOIN enrollment AS e
-        ON (e.workspace_id, e.enrollment_id) = (j.workspace_id, j.enrollment_id)
-    LEFT JOIN mailbox_budget AS b
-        ON (b.workspace_id, b.mailbox_id) = (j.workspace_id, j.mailbox_id);
+    LEFT JOIN LATERAL (
+        SELECT * FROM send_job AS j
+        WHERE (j.workspace_id, j.job_id) = (w.workspace_id, w.job_id) OFFSET 0
+    ) AS j ON true
+    LEFT JOIN LATERAL (
+        SELECT * FROM enrollment AS e
+        WHERE (e.workspace_id, e.enrollment_id) = (j.workspace_id, j.enrollment_id) OFFSET 0
+    ) AS e ON true
+    LEFT JOIN LATERAL (
+        SELECT * FROM mailbox_budget AS b
+        WHERE (b.workspace_id, b.mailbox_id) = (j.workspace_id, j.mailbox_id) OFFSET 0
+    ) AS b ON true;
 
+    -- Each lock is one lookup by key, in the order of the outer rows, whatever the planner knows of
+    -- the tables' sizes (with the tenant policy it may otherwise read a workspace whole).
     PERFORM 1
-    FROM gate AS g
-    WHERE (g.workspace_id, g.scope, g.ref) IN (
-        SELECT u.ws, v.scope, v.ref
+    FROM (
+        SELECT DISTINCT v.rank, u.ws, v.scope, v.ref
         FROM unnest(v_ws, v_campaign, v_pool, v_mailbox, v_domain)
             AS u(ws, campaign, pool, mailbox, domain)
-        CROSS JOIN LATERAL (VALUES ('workspace', u.ws), ('campaign', u.campaign),
-            ('pool', u.pool), ('mailbox', u.mailbox), ('domain', u.domain)) AS v(scope, ref)
-        WHERE v.ref IS NOT NULL)
-    ORDER BY array_position(ARRAY['workspace', 'campaign', 'pool', 'mailbox', 'domain'], g.scope),
-        g.workspace_id, g.ref
-    FOR SHARE OF g;
+        CROSS JOIN LATERAL (VALUES (1, 'workspace', u.ws), (2, 'campaign', u.campaign),
+            (3, 'pool', u.pool), (4, 'mailbox', u.mailbox), (5, 'domain', u.domain))
+            AS v(rank, scope, ref)
+        WHERE v.ref IS NOT NULL
+        ORDER BY v.rank, u.ws, v.ref
+    ) AS w
+    CROSS JOIN LATERAL (
+        SELECT 1 FROM gate AS g
+        WHERE (g.workspace_id, g.scope, g.ref) = (w.ws, w.scope, w.ref)
+        FOR SHARE OF g
+    ) AS locked;
 
     PERFORM 1
-    FROM enrollment AS e
-    WHERE (e.workspace_id, e.enrollment_id) IN (SELECT * FROM unnest(v_ws, v_enrollment))
-    ORDER BY e.workspace_id, e.enrollment_id
-    FOR SHARE OF e;
+    FROM (
+        SELECT DISTINCT u.ws, u.enrollment FROM unnest(v_ws, v_enrollment) AS u(ws, enrollment)
+        ORDER BY 1, 2
+    ) AS w
+    CROSS JOIN LATERAL (
+        SELECT 1 FROM enrollment AS e
+        WHERE (e.workspace_id, e.enrollment_id) = (w.ws, w.enrollment)
+        FOR SHARE OF e
+    ) AS locked;
 
     PERFORM 1
-    FROM address AS a
-    WHERE (a.workspace_id, a.address_id) IN (
-        SELECT * FROM unnest(v_ws, v_address)
-        UNION SELECT * FROM unnest(v_ws, v_address_domain))
-    ORDER BY a.workspace_id, a.address_id
-    FOR SHARE OF a;
+    FROM (
+        SELECT u.ws, u.address FROM unnest(v_ws, v_address) AS u(ws, address)
+        UNION
+        SELECT u.ws, u.address FROM unnest(v_ws, v_address_domain) AS u(ws, address)
+        ORDER BY 1, 2
+    ) AS w
+    CROSS JOIN LATERAL (
+        SELECT 1 FROM address AS a
+        WHERE (a.workspace_id, a.address_id) = (w.ws, w.address)
+        FOR SHARE OF a
+    ) AS locked;
 
     PERFORM 1
-    FROM send_job AS j
-    WHERE (j.workspace_id, j.job_id) IN (SELECT * FROM unnest(v_ws, v_job))
-    ORDER BY j.workspace_id, j.job_id
-    FOR UPDATE OF j;
+    FROM (
+        SELECT DISTINCT u.ws, u.job FROM unnest(v_ws, v_job) AS u(ws, job) ORDER BY 1, 2
+    ) AS w
+    CROSS JOIN LATERAL (
+        SELECT 1 FROM send_job AS j
+        WHERE (j.workspace_id, j.job_id) = (w.ws, w.job)
+        FOR UPDATE OF j
+    ) AS locked;
 
     v_now := clock_timestamp();
     RETURN QUERY
@@ -98,11 +125,26 @@ BEGIN
                 WHEN e.state <> 'active' OR NOT b.is_active THEN 'not_running'
             END AS refusal
         FROM wanted AS w
-        LEFT JOIN send_job AS j ON (j.workspace_id, j.job_id) = (w.ws, w.job)
-        LEFT JOIN mailbox_budget AS b ON (b.workspace_id, b.mailbox_id) = (w.ws, w.mailbox)
-        LEFT JOIN enrollment AS e ON (e.workspace_id, e.enrollment_id) = (w.ws, w.enrollment)
-        LEFT JOIN address AS a ON (a.workspace_id, a.address_id) = (w.ws, w.address)
-        LEFT JOIN address AS d ON (d.workspace_id, d.address_id) = (w.ws, w.address_domain)
+        LEFT JOIN LATERAL (
+            SELECT * FROM send_job AS j
+            WHERE (j.workspace_id, j.job_id) = (w.ws, w.job) OFFSET 0
+        ) AS j ON true
+        LEFT JOIN LATERAL (
+            SELECT * FROM mailbox_budget AS b
+            WHERE (b.workspace_id, b.mailbox_id) = (w.ws, w.mailbox) OFFSET 0
+        ) AS b ON true
+        LEFT JOIN LATERAL (
+            SELECT * FROM enrollment AS e
+            WHERE (e.workspace_id, e.enrollment_id) = (w.ws, w.enrollment) OFFSET 0
+        ) AS e ON true
+        LEFT JOIN LATERAL (
+            SELECT * FROM address AS a
+            WHERE (a.workspace_id, a.address_id) = (w.ws, w.address) OFFSET 0
+        ) AS a ON true
+        LEFT JOIN LATERAL (
+            SELECT * FROM address AS d
+            WHERE (d.workspace_id, d.address_id) = (w.ws, w.address_domain) OFFSET 0
+        ) AS d ON true
         CROSS JOIN LATERAL (
             SELECT EXISTS (
                 SELECT 1

@@ -13,19 +13,32 @@ DECLARE
     v_fences integer[];
 BEGIN
     PERFORM 1
-    FROM enrollment AS e
-    WHERE (e.workspace_id, e.enrollment_id) IN (
-        SELECT * FROM unnest(p_workspaces, p_enrollments))
-    ORDER BY e.workspace_id, e.enrollment_id
-    FOR NO KEY UPDATE OF e;
+    FROM (
+        SELECT DISTINCT u.ws, u.enrollment
+        FROM unnest(p_workspaces, p_enrollments) AS u(ws, enrollment) ORDER BY 1, 2
+    ) AS w
+    CROSS JOIN LATERAL (
+        SELECT 1 FROM enrollment AS e
+        WHERE (e.workspace_id, e.enrollment_id) = (w.ws, w.enrollment)
+        FOR NO KEY UPDATE OF e
+    ) AS locked;
 
     PERFORM 1
-    FROM send_job AS j
-    WHERE (j.workspace_id, j.enrollment_id) IN (
-            SELECT * FROM unnest(p_workspaces, p_enrollments))
-        AND j.state IN ('queued', 'reserved', 'sending', 'in_doubt')
-    ORDER BY j.workspace_id, j.job_id
-    FOR UPDATE OF j;
+    FROM (
+        SELECT j.workspace_id, j.job_id
+        FROM unnest(p_workspaces, p_enrollments) AS u(ws, enrollment)
+        CROSS JOIN LATERAL (
+            SELECT j.workspace_id, j.job_id FROM send_job AS j
+            WHERE (j.workspace_id, j.enrollment_id) = (u.ws, u.enrollment)
+                AND j.state IN ('queued', 'reserved', 'sending', 'in_doubt') OFFSET 0
+        ) AS j
+        ORDER BY 1, 2
+    ) AS w
+    CROSS JOIN LATERAL (
+        SELECT 1 FROM send_job AS j
+        WHERE (j.workspace_id, j.job_id) = (w.workspace_id, w.job_id)
+        FOR UPDATE OF j
+    ) AS locked;
 
     WITH asked AS (
         SELECT DISTINCT ON (workspace_id, enrollment_id) workspace_id, enrollment_id, state, reason
@@ -34,8 +47,11 @@ BEGIN
     ), held AS (
         SELECT j.workspace_id, j.job_id, j.fence, j.state, a.reason
         FROM asked AS a
-        JOIN send_job AS j USING (workspace_id, enrollment_id)
-        WHERE j.state IN ('queued', 'reserved')
+        CROSS JOIN LATERAL (
+            SELECT * FROM send_job AS j
+            WHERE (j.workspace_id, j.enrollment_id) = (a.workspace_id, a.enrollment_id)
+                AND j.state IN ('queued', 'reserved') OFFSET 0
+        ) AS j
     ), cancelled AS (
         UPDATE send_job AS j
         SET state = 'cancelled', reason = h.reason, updated_at = clock_timestamp()

@@ -26,21 +26,33 @@ BEGIN
             MESSAGE = 'unknown outcome ' || coalesce(v_unknown, 'NULL');
     END IF;
 
+    -- Each lock is one lookup by key, in the order of the outer rows (see claim_send).
     PERFORM 1
-    FROM enrollment AS e
-    WHERE (e.workspace_id, e.enrollment_id) IN (
-        SELECT j.workspace_id, j.enrollment_id
-        FROM unnest(p_workspaces, p_jobs, p_outcomes) AS u(workspace_id, job_id, outcome)
-        JOIN send_job AS j USING (workspace_id, job_id)
-        WHERE u.outcome = 'failed')
-    ORDER BY e.workspace_id, e.enrollment_id
-    FOR NO KEY UPDATE OF e;
+    FROM (
+        SELECT DISTINCT j.workspace_id, j.enrollment_id
+        FROM unnest(p_workspaces, p_jobs, p_outcomes) AS u(ws, job, outcome)
+        CROSS JOIN LATERAL (
+            SELECT j.workspace_id, j.enrollment_id FROM send_job AS j
+            WHERE (j.workspace_id, j.job_id) = (u.ws, u.job) OFFSET 0
+        ) AS j
+        WHERE u.outcome = 'failed'
+        ORDER BY 1, 2
+    ) AS w
+    CROSS JOIN LATERAL (
+        SELECT 1 FROM enrollment AS e
+        WHERE (e.workspace_id, e.enrollment_id) = (w.workspace_id, w.enrollment_id)
+        FOR NO KEY UPDATE OF e
+    ) AS locked;
 
     PERFORM 1
-    FROM send_job AS j
-    WHERE (j.workspace_id, j.job_id) IN (SELECT * FROM unnest(p_workspaces, p_jobs))
-    ORDER BY j.workspace_id, j.job_id
-    FOR UPDATE OF j;
+    FROM (
+        SELECT DISTINCT u.ws, u.job FROM unnest(p_workspaces, p_jobs) AS u(ws, job) ORDER BY 1, 2
+    ) AS w
+    CROSS JOIN LATERAL (
+        SELECT 1 FROM send_job AS j
+        WHERE (j.workspace_id, j.job_id) = (w.ws, w.job)
+        FOR UPDATE OF j
+    ) AS locked;
 
     -- What applies, with the state each job leaves.
     SELECT array_agg(u.workspace_id), array_agg(u.job_id), array_agg(u.fence), array_agg(j.state),
@@ -52,7 +64,10 @@ BEGIN
         FROM unnest(p_workspaces, p_jobs, p_fences, p_outcomes, p_reasons, p_retry_at)
             AS a(workspace_id, job_id, fence, outcome, reason, retry_at)
     ) AS u
-    JOIN send_job AS j USING (workspace_id, job_id, fence)
+    CROSS JOIN LATERAL (
+        SELECT j.state, j.enrollment_id FROM send_job AS j
+        WHERE (j.workspace_id, j.job_id, j.fence) = (u.workspace_id, u.job_id, u.fence) OFFSET 0
+    ) AS j
     WHERE j.state = ANY (CASE u.outcome
         WHEN 'unsent' THEN ARRAY['reserved', 'sending']
         WHEN 'failed' THEN ARRAY['reserved', 'sending', 'in_doubt']

@@ -11,19 +11,30 @@ BEGIN
         RETURN;
     END IF;
     PERFORM 1
-    FROM mailbox_budget AS b
-    WHERE (b.workspace_id, b.mailbox_id) IN (
-        SELECT s.workspace_id, s.mailbox_id
-        FROM unnest(p_workspaces, p_jobs, p_fences) AS r(workspace_id, job_id, fence)
-        JOIN slot AS s USING (workspace_id, job_id, fence))
-    ORDER BY b.workspace_id, b.mailbox_id
-    FOR NO KEY UPDATE OF b;
+    FROM (
+        SELECT DISTINCT s.workspace_id, s.mailbox_id
+        FROM unnest(p_workspaces, p_jobs, p_fences) AS r(ws, job, fence)
+        CROSS JOIN LATERAL (
+            SELECT s.workspace_id, s.mailbox_id FROM slot AS s
+            WHERE (s.workspace_id, s.job_id, s.fence) = (r.ws, r.job, r.fence) OFFSET 0
+        ) AS s
+        ORDER BY 1, 2
+    ) AS w
+    CROSS JOIN LATERAL (
+        SELECT 1 FROM mailbox_budget AS b
+        WHERE (b.workspace_id, b.mailbox_id) = (w.workspace_id, w.mailbox_id)
+        FOR NO KEY UPDATE OF b
+    ) AS locked;
 
     WITH ended AS (
         SELECT r.workspace_id, r.job_id, r.fence, r.give_back, s.mailbox_id, s.day, s.hour
         FROM unnest(p_workspaces, p_jobs, p_fences, p_give_back)
             AS r(workspace_id, job_id, fence, give_back)
-        JOIN slot AS s USING (workspace_id, job_id, fence)
+        CROSS JOIN LATERAL (
+            SELECT * FROM slot AS s
+            WHERE (s.workspace_id, s.job_id, s.fence) = (r.workspace_id, r.job_id, r.fence)
+            OFFSET 0
+        ) AS s
     ), returned AS (
         UPDATE slot AS s SET returned_at = clock_timestamp()
         FROM ended AS e
@@ -35,8 +46,12 @@ BEGIN
             count(*) FILTER (WHERE r.job_id IS NOT NULL AND e.day = b.day)::integer AS days,
             count(*) FILTER (WHERE r.job_id IS NOT NULL AND e.hour = b.hour)::integer AS hours
         FROM ended AS e
-        JOIN mailbox_budget AS b USING (workspace_id, mailbox_id)
-        LEFT JOIN returned AS r USING (workspace_id, job_id, fence)
+        CROSS JOIN LATERAL (
+            SELECT b.day, b.hour FROM mailbox_budget AS b
+            WHERE (b.workspace_id, b.mailbox_id) = (e.workspace_id, e.mailbox_id) OFFSET 0
+        ) AS b
+        LEFT JOIN returned AS r
+            ON (r.workspace_id, r.job_id, r.fence) = (e.workspace_id, e.job_id, e.fence)
         GROUP BY 1, 2
     )
     UPDATE mailbox_budget AS b
