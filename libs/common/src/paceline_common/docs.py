@@ -134,7 +134,7 @@ def _headers() -> dict[str, Any]:
 def _describe(topic: Topic) -> str:
     return (
         f"Key: {topic.key}. Written by {', '.join(topic.producers)}; "
-        f"read by {', '.join(topic.consumers)}. Kept {topic.retention.days} days."
+        f"read by {', '.join(topic.consumers) or 'nobody inside'}. Kept {topic.retention.days} days."
         + (" Personal data." if topic.personal_data else " Ids only.")
     )
 

@@ -2,7 +2,7 @@
 
 Kafka ACLs, the AsyncAPI document and the local stack's topics all come from
 this table; `tests/contract` demands a consumer for each topic and one producer
-(`SHARED` names the exceptions).
+(`UNREAD` and `SHARED` name the exceptions).
 """
 
 from collections.abc import Mapping
@@ -58,25 +58,15 @@ LEAD_ENROLLED_BY_PUBLISHER = Topic(
 SEND_SCHEDULED = Topic(
     "send-scheduled", "mailbox", ("scheduler",), ("sender",), _ID_ONLY, public=True
 )
-SENT = Topic(
-    "sent", "enrollment", ("sender",), ("gateway", "scheduler", "bounce"), _ID_ONLY, public=True
-)
-BOUNCED = Topic(
-    "bounced", "enrollment", ("bounce",), ("gateway", "scheduler"), _ID_ONLY, public=True
-)
-REPLIED = Topic(
-    "replied", "enrollment", ("reply",), ("gateway", "scheduler"), _ID_ONLY, public=True
-)
+SENT = Topic("sent", "enrollment", ("sender",), ("scheduler", "bounce"), _ID_ONLY, public=True)
+BOUNCED = Topic("bounced", "enrollment", ("bounce",), ("scheduler",), _ID_ONLY, public=True)
+REPLIED = Topic("replied", "enrollment", ("reply",), ("scheduler",), _ID_ONLY, public=True)
 SEND_DEFERRED = Topic("send-deferred", "enrollment", ("sender",), ("scheduler",), _ID_ONLY)
 SEND_REJECTED = Topic("send-rejected", "enrollment", ("sender",), ("bounce",), _ID_ONLY)
 SEND_IN_DOUBT = Topic("send-in-doubt", "enrollment", ("sender",), ("scheduler",), _ID_ONLY)
-INBOUND_RECEIVED = Topic(
-    "inbound-received", "mailbox", ("reply",), ("scheduler", "bounce"), _ID_ONLY
-)
-ENROLLMENT_FINISHED = Topic(
-    "enrollment-finished", "enrollment", ("scheduler",), ("gateway",), _ID_ONLY
-)
-ADDRESS_SUPPRESSED = Topic("address-suppressed", "address", ("scheduler",), ("gateway",), _ID_ONLY)
+INBOUND_RECEIVED = Topic("inbound-received", "mailbox", ("reply",), ("bounce",), _ID_ONLY)
+ENROLLMENT_FINISHED = Topic("enrollment-finished", "enrollment", ("scheduler",), (), _ID_ONLY)
+ADDRESS_SUPPRESSED = Topic("address-suppressed", "address", ("scheduler",), (), _ID_ONLY)
 MAILBOX_CHANGED = Topic(
     "mailbox-changed", "mailbox", ("gateway",), ("scheduler", "reply"), _ID_ONLY
 )
@@ -102,6 +92,9 @@ BY_NAME: Final[Mapping[str, Topic]] = {topic.name: topic for topic in ALL}
 
 # Topics that several services may write, each about its own work.
 SHARED: Final = frozenset({"lead-enrolled.", "mailbox-probed", "issue-raised", "audit-recorded"})
+
+# Topics that nobody inside reads yet: they are what outgoing webhooks will tell.
+UNREAD: Final = frozenset({"enrollment-finished", "address-suppressed"})
 
 
 def publisher_topic(publisher: str) -> str:
