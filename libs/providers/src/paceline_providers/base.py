@@ -20,19 +20,55 @@ UnsentReason = Literal[
     "auth_failed", "protocol_error",
     "connection_lost",  # the server had gone before MAIL FROM
     "held_back",  # `before_mail_from` said no
+    "throttled",  # an API asks us to wait, ahead of the submission
 ]  # fmt: skip
 
 Milestone = Literal["mail_from", "final_dot"]
-"""What has just been written to the connection."""
+"""What has just been written to the connection: MAIL FROM or the head of the send request;
+the final dot or the last byte of the send request."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadHint:
+    """Which of this mailbox's conversations a follow-up belongs to, in its provider's own ids.
+
+    `thread_id` and `previous_id` are an earlier submission's `Accepted.thread_id` and
+    `Accepted.provider_message_id`. Only the mailbox that made that submission may be
+    given them. The message must carry References, In-Reply-To and the subject of the
+    conversation all the same; SMTP has nothing but those.
+    """
+
+    thread_id: str | None = None
+    previous_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """A draft that one submission sends: whoever destroys it proves that it was never sent.
+
+    Text throughout, so that it can be stored with the claim. `provider_message_id` is the
+    id of the message within the draft, where the provider tells it.
+    """
+
+    kind: str
+    draft_id: str
+    provider_message_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The provider took responsibility. `text` is its whole answer."""
+    """The provider took responsibility. `text` is its whole answer.
+
+    `message_id`, with its angle brackets, is what recipients see as Message-ID, read back
+    from the provider; None when it was not, or could not be, read. `thread_id` is the
+    provider's name of the conversation.
+    """
 
     provider_message_id: str | None
     code: int | None
     text: str
+    message_id: str | None = None
+    thread_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +77,7 @@ class Unsent:
 
     `outcome_class` says what a failed connection tells about the mailbox; None
     when it tells nothing. `text` is the server's, or the system's, own words.
+    `retry_after` is the provider's own wish.
     """
 
     reason: UnsentReason
@@ -48,6 +85,7 @@ class Unsent:
     code: int | None = None
     status: str | None = None
     text: str = ""
+    retry_after: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +121,13 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class InDoubt:
-    """The whole message left and no answer came: nobody knows. `evidence` says how it ended."""
+    """The whole message left and no answer came: nobody knows. `evidence` says how it ended.
+
+    With a `fence` a proof that it was not sent can still be had (`proof.Prover.destroy`).
+    """
 
     evidence: str
+    fence: Fence | None = None
 
 
 Outcome = Accepted | Unsent | Deferred | Rejected | InDoubt
@@ -99,6 +141,17 @@ class Session(Protocol):
         """Whether another message may be submitted here."""
         ...
 
+    async def prepare(
+        self, message: bytes, *, thread: ThreadHint | None = None
+    ) -> Fence | Unsent | Rejected | None:
+        """Leave the message with the provider as a draft, ahead of the slot; sends nothing.
+
+        None where the provider, or the grant, has no drafts: `submit` does without. Store
+        the fence before `submit` gets it. A cancelled call, and an `Unsent` after a lost
+        connection, may leave a draft behind that nobody will ever send.
+        """
+        ...
+
     async def submit(
         self,
         envelope_from: str,
@@ -107,13 +160,18 @@ class Session(Protocol):
         *,
         before_mail_from: Callable[[], bool],
         on_milestone: Callable[[Milestone], None] = lambda _: None,
+        thread: ThreadHint | None = None,
+        fence: Fence | None = None,
     ) -> Outcome:
         """Submit one message to one recipient; never raises for what a server does.
 
         `before_mail_from` is the last thing called before the first byte of the
         submission; if it returns False nothing leaves and the outcome is
-        `Unsent("held_back")`. `on_milestone` is called right after each write.
-        A cancelled call leaves its outcome unknown.
+        `Unsent("held_back")`. It is asked again should the provider refuse an expired
+        token and the submission start anew. `on_milestone` is called right after each
+        write. With a `fence` of `prepare` (same message, same thread) that draft is sent;
+        after `Unsent`, `Deferred` and `Rejected` it still stands: send it another time,
+        or destroy it. A cancelled call leaves its outcome unknown.
         """
         ...
 
@@ -128,6 +186,21 @@ class Provider(Protocol):
     async def open(self) -> Session | Unsent:
         """Do everything that can be done before the slot opens: resolve, connect, TLS, sign in."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a mailbox's way out can do under the grant it was given.
+
+    `fence`: `prepare` makes drafts, and destroying one proves it unsent. `threads`: it heeds
+    `ThreadHint`. `reads_back`: `Accepted.message_id` is known. `finds_sent`: sent mail can
+    be looked through for proof.
+    """
+
+    fence: bool
+    threads: bool
+    reads_back: bool
+    finds_sent: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +271,8 @@ def _probed(outcome: Outcome) -> ProbeResult:
             match outcome.reason:
                 case "connection_lost" | "held_back":
                     return probe_result("protocol_error", outcome.text)
+                case "throttled":
+                    return probe_result("message_refused", outcome.text)
                 case code:
                     return probe_result(code, outcome.text)
         case Deferred(outcome_class=OutcomeClass.AUTH) | Rejected(outcome_class=OutcomeClass.AUTH):

@@ -30,11 +30,13 @@ from aiosmtplib.protocol import SMTPProtocol
 from paceline_providers.base import (
     Accepted,
     Deferred,
+    Fence,
     InDoubt,
     Milestone,
     Outcome,
     Rejected,
     Session,
+    ThreadHint,
     Unsent,
     UnsentReason,
 )
@@ -212,6 +214,9 @@ class SmtpSession:
         """Whether another message may be submitted here."""
         return self._client.is_connected and not self._spoilt
 
+    async def prepare(self, message: bytes, *, thread: ThreadHint | None = None) -> None:
+        """See `base.Session.prepare`: SMTP has no drafts."""
+
     async def submit(
         self,
         envelope_from: str,
@@ -220,6 +225,8 @@ class SmtpSession:
         *,
         before_mail_from: Callable[[], bool],
         on_milestone: Callable[[Milestone], None] = lambda _: None,
+        thread: ThreadHint | None = None,
+        fence: Fence | None = None,
     ) -> Outcome:
         """See `base.Session.submit`."""
         data = wire_form(message)

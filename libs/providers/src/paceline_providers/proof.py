@@ -1,0 +1,107 @@
+"""How a submission whose fate is unknown is found out, not guessed (DESIGN §6.5).
+
+*Sent* is proven by finding the message among the account's sent mail. *Unsent* is proven
+only by destroying the fence. Everything else proves nothing.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from paceline_providers.base import Capabilities, Fence, Provider
+from paceline_providers.classes import OutcomeClass
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Proof: the account sent it. The ids are as in `base.Accepted`; `sent_at` is aware, UTC."""
+
+    provider_message_id: str
+    message_id: str | None
+    thread_id: str | None
+    sent_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NotSeen:
+    """Not among what the provider shows now: its index lags, and people delete. No proof."""
+
+
+@dataclass(frozen=True, slots=True)
+class Destroyed:
+    """Proof: the draft was there, unsent, and can never be sent any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """There is no such draft: sent, or deleted before by anyone. No proof."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """The provider, or the grant, does not let us look or destroy. No proof.
+
+    `outcome_class`: what to do about it; None when it can never be done under this grant.
+    """
+
+    outcome_class: OutcomeClass | None
+    text: str
+    retry_after: timedelta | None = None
+
+
+class Prover(Protocol):
+    """Looks for proof in one mailbox; every call may be repeated, none raises for a server."""
+
+    async def find_sent(
+        self, recipient: str, job_token: str, since: datetime
+    ) -> Found | NotSeen | Unavailable:
+        """Look through mail sent to `recipient` from `since` on (aware) for `X-Paceline-Job`.
+
+        `job_token` is that header's whole value. Message-ID is not looked at: providers
+        rewrite it.
+        """
+        ...
+
+    async def destroy(self, fence: Fence) -> Destroyed | Gone | Unavailable:
+        """Delete the draft for good.
+
+        Call it only after the lease and the provider's timeout: a send request still on its
+        way would find its draft gone. An answer that is lost is `Unavailable`, and the next
+        call then says `Gone` whoever deleted it.
+        """
+        ...
+
+
+class ApiProvider(Provider, Prover, Protocol):
+    """A mailbox behind an HTTP API with OAuth: sends, and finds out what it sent."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the grant allows."""
+        ...
+
+
+class Tokens(Protocol):
+    """Gives access tokens of one grant; keeps and refreshes them as it sees fit."""
+
+    def __call__(self, refused: str | None = None) -> Awaitable[str]:
+        """Return a token to use now; `refused` is one that the provider no longer takes.
+
+        Raises `TokenRefused` when the grant is gone, `TokenUnavailable` when the token
+        endpoint does not answer. Whoever asks for the same `refused` token at the same time
+        may get the same new one.
+        """
+        ...
+
+
+class TokenRefused(Exception):
+    """The grant was revoked, expired or never sufficed; `str()` is the provider's own words."""
+
+
+class TokenUnavailable(Exception):
+    """No token can be had just now; `str()` says why."""
+
+
+Now = Callable[[], datetime]
+"""Returns the current instant, aware, UTC."""
