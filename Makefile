@@ -15,6 +15,7 @@ KEEP ?=
 KILL ?=
 KEYS ?=
 SVC ?=
+ROWS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-unit lint fmt lock up down status logs bench docs vault
@@ -68,8 +69,8 @@ status: setup ## Part, pid, port, version, ready
 logs: setup ## Follow one log: make logs SVC=sender
 	@$(BIN)/paceline-local logs $(SVC) -f
 
-bench: setup ## Ratios against peers, into bench/results/latest.json
-	@$(BIN)/python -m bench
+bench: setup ## Ratios against peers, into bench/results/latest.json (ROWS=9,10)
+	@$(BIN)/python -m bench $(if $(ROWS),--rows $(ROWS))
 
 docs: setup ## Regenerate the generated documents
 	@$(BIN)/python -m paceline_common.docs
