@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from redis.asyncio import Redis
 
-from paceline_scheduler.pacing.base import Batch, MailboxRecord, PacingStore, QueuedJob
+from paceline_scheduler.pacing.base import Batch, MailboxRecord, PacingStore, Proposal, QueuedJob
 from paceline_scheduler.pacing.memory import MemoryPacing
 from paceline_scheduler.pacing.redis import RedisPacing
 
@@ -278,7 +278,7 @@ async def test_memory_and_redis_run_in_step(redis: Redis, seed: int) -> None:
     for one in machines:
         await one.store.open(WS, 1)
     jobs = 0
-    refused: list[object] = []
+    refused: list[Proposal] = []
     for _ in range(120):
         action = rng.choice(["reserve"] * 4 + ["push", "push", "rotate", "mailbox", "drop", "back"])
         step = rng.choice([0, 1, 40, 300, 1500])
@@ -321,7 +321,7 @@ async def test_memory_and_redis_run_in_step(redis: Redis, seed: int) -> None:
             elif action == "drop":
                 await one.store.drop_mailboxes(WS, [victim])
             elif refused:
-                await one.store.put_back(WS, refused)  # type: ignore[arg-type]
+                await one.store.put_back(WS, refused)
             if action != "reserve":
                 # Redis takes in what it was told at the next call.
                 answers.append(await one.store.reserve(WS, draws[:1]))

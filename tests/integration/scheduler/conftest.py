@@ -221,7 +221,7 @@ class World:
         Job, enrollment, lead and address n share their number; mailboxes begin at 1.
         """
         numbers = list(range(first, first + count))
-        statements = (
+        statements: tuple[str, ...] = (
             (
                 "INSERT INTO address (workspace_id, address_id, kind, hash)"
                 " SELECT %(ws)s, n, 'address', sha256(n::text::bytea)"

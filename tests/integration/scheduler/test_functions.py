@@ -97,7 +97,7 @@ def budget(world: World, mailbox: int = 1) -> Any:
 def test_public_ids_are_the_same_in_sql(world: World) -> None:
     for kind in ("ws", "enr", "job"):
         for n in (0, 1, 7, 123_456_789, 2**62 + 11, 2**63 - 1):
-            assert world.one("SELECT public_id(%s, %s)", kind, n) == ids.encode(kind, n)  # type: ignore[arg-type]
+            assert world.one("SELECT public_id(%s, %s)", kind, n) == ids.encode(kind, n)
 
 
 def test_database_and_domain_agree_on_every_transition(world: World) -> None:

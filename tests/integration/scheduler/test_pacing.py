@@ -223,7 +223,7 @@ async def test_stop_event_cancels_the_open_next_job(world: World, house: House, 
     world.sql("UPDATE send_job SET state = 'sending'")
     world.sql("UPDATE send_job SET state = 'sent'")
     await house.handle(house.outcomes.sent, sent_event(world, 1))
-    common = {
+    common: dict[str, Any] = {
         "workspace_id": ids.encode("ws", WS),
         "job_id": ids.encode("job", 1),
         "mailbox_id": ids.encode("mbx", 1),
