@@ -16,9 +16,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import httpx
+import msgspec
 
 from paceline_providers.base import Deferred, InDoubt, Milestone, Unsent, UnsentReason
 from paceline_providers.classes import OutcomeClass
@@ -28,6 +29,8 @@ _BLOCK_BYTES: Final = 64 * 1024
 _TRIES: Final = 3
 # A longer wish to wait is the caller's business.
 _LONGEST_PAUSE_S: Final = 10.0
+
+_Shape = TypeVar("_Shape")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,13 @@ class Reply:
         except ValueError:
             return {}
         return found if isinstance(found, dict) else {}
+
+    def decoded(self, shape: type[_Shape]) -> _Shape | None:
+        """Return the body as a `msgspec` type, None when it has another shape."""
+        try:
+            return msgspec.json.decode(self.body, type=shape)
+        except msgspec.DecodeError:
+            return None
 
     def retry_after(self, now: datetime) -> timedelta | None:
         """Return what Retry-After asks for (RFC 9110 §10.2.3), never less than nothing."""

@@ -1,0 +1,366 @@
+"""Gmail's REST API (developers.google.com/gmail/api), drafts as the fence where the grant allows.
+
+There is no idempotency key: a send request leaves once (`Api.send`). The envelope comes
+from the message's own To, Cc and Bcc, so that a message to anyone but the recipient is
+refused before anything leaves.
+"""
+
+import base64
+import json
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.parser import BytesHeaderParser
+from email.policy import SMTP
+from typing import Any, Final
+from urllib.parse import quote
+
+import httpx
+import msgspec
+
+from paceline_providers import dialect
+from paceline_providers.api import Api, Call, Lost, Reply
+from paceline_providers.base import (
+    Accepted,
+    Capabilities,
+    Deferred,
+    Fence,
+    InDoubt,
+    Milestone,
+    Outcome,
+    Rejected,
+    Session,
+    ThreadHint,
+    Unsent,
+)
+from paceline_providers.classes import OutcomeClass
+from paceline_providers.dialect import Refusal
+from paceline_providers.proof import (
+    Destroyed,
+    Found,
+    Gone,
+    NotSeen,
+    Now,
+    Tokens,
+    Unavailable,
+)
+
+KIND: Final = "gmail"
+BASE_URL: Final = "https://gmail.googleapis.com"
+
+# Above it base64 in JSON no longer fits what the plain path takes (PROVIDERS §1.2).
+JSON_MAX_BYTES: Final = 3_500_000
+# `maxSize` of the discovery document.
+MESSAGE_MAX_BYTES: Final = 36_700_160
+
+_READ_BACK_S: Final = 10.0
+_PAGES: Final = 5
+
+_SCOPE: Final = "https://www.googleapis.com/auth/gmail."
+_ALL: Final = "https://mail.google.com/"
+# As the discovery document lists them for each method.
+_DRAFTS: Final = frozenset({_ALL, _SCOPE + "compose", _SCOPE + "modify"})
+_SENDS: Final = _DRAFTS | {_SCOPE + "send"}
+_SEARCHES: Final = frozenset({_ALL, _SCOPE + "modify", _SCOPE + "readonly"})
+_READS: Final = _SEARCHES | {_SCOPE + "metadata"}
+
+_TIME: Final = re.compile(
+    r"retry after (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d))", re.IGNORECASE
+)
+# What would end the operand of a search operator.
+_NOT_IN_SEARCH: Final = re.compile(r"[\s\"(){}]")
+
+
+class GmailSettings(msgspec.Struct, frozen=True):
+    """`scopes` are those that were granted, not those asked for: people untick some."""
+
+    scopes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class GmailProvider:
+    """One Gmail mailbox under one grant."""
+
+    settings: GmailSettings
+    api: Api
+    base_url: str = BASE_URL
+
+    @classmethod
+    def of(
+        cls,
+        settings: Mapping[str, Any],
+        http: httpx.AsyncClient,
+        tokens: Tokens,
+        now: Now,
+        base_url: str | None = None,
+    ) -> "GmailProvider":
+        """Build from stored JSON; raises `msgspec.ValidationError` for another shape."""
+        return cls(
+            msgspec.convert(settings, GmailSettings), Api(http, tokens, now), base_url or BASE_URL
+        )
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the granted scopes allow."""
+        granted = frozenset(self.settings.scopes)
+        return Capabilities(
+            fence=bool(granted & _DRAFTS),
+            threads=True,
+            reads_back=bool(granted & _READS),
+            finds_sent=bool(granted & _SEARCHES),
+        )
+
+    async def open(self) -> Session | Unsent:
+        """Make sure of a token; the connection is the HTTP client's."""
+        if not _SENDS & frozenset(self.settings.scopes):
+            text = "the grant does not include sending (gmail.send, gmail.compose or gmail.modify)"
+            return Unsent("auth_failed", OutcomeClass.AUTH, text=text)
+        return await self.api.sign_in() or GmailSession(self)
+
+    async def find_sent(
+        self, recipient: str, job_token: str, since: datetime
+    ) -> Found | NotSeen | Unavailable:
+        """See `proof.Prover.find_sent`."""
+        if not self.capabilities.finds_sent:
+            return Unavailable(None, "the grant does not include searching the mailbox")
+        asked: dict[str, str | tuple[str, ...]] = {
+            "q": f"in:sent to:{_NOT_IN_SEARCH.sub('', recipient)} after:{int(since.timestamp())}",
+            # What someone threw away was sent all the same.
+            "includeSpamTrash": "true",
+            "maxResults": "100",
+        }
+        for _ in range(_PAGES):
+            listed = await self.api.call(Call("GET", self._url("messages"), asked))
+            if isinstance(listed, Lost):
+                return listed.unavailable()
+            if not listed.ok:
+                return dialect.of_look(KIND, self._refusal(listed))
+            page = listed.document()
+            for message in page.get("messages", ()):
+                found = await self._compare(message["id"], job_token)
+                if found is not None:
+                    return found
+            if "nextPageToken" not in page:
+                break
+            asked["pageToken"] = page["nextPageToken"]
+        return NotSeen()
+
+    async def destroy(self, fence: Fence) -> Destroyed | Gone | Unavailable:
+        """See `proof.Prover.destroy`; users.drafts.delete "immediately and permanently deletes"."""
+        call = Call("DELETE", self._url("drafts", fence.draft_id))
+        # Made again after it took effect, it would find nothing and the proof were lost.
+        answer = await self.api.call(call, repeatable=False)
+        if isinstance(answer, Lost):
+            return answer.unavailable()
+        if answer.ok:
+            return Destroyed()
+        if answer.status == 404:
+            return Gone()
+        return dialect.of_look(KIND, self._refusal(answer))
+
+    async def _compare(self, message_id: str, job_token: str) -> Found | Unavailable | None:
+        answer = await self.api.call(self._metadata(message_id))
+        if isinstance(answer, Lost):
+            return answer.unavailable()
+        if answer.status == 404:
+            return None
+        if not answer.ok:
+            return dialect.of_look(KIND, self._refusal(answer))
+        message = answer.document()
+        headers = _headers(message)
+        labels = message.get("labelIds", ())
+        if headers.get("x-paceline-job") != job_token or "SENT" not in labels or "DRAFT" in labels:
+            return None
+        return Found(
+            message["id"],
+            headers.get("message-id"),
+            message.get("threadId"),
+            datetime.fromtimestamp(int(message["internalDate"]) / 1000, UTC),
+        )
+
+    def _metadata(self, message_id: str) -> Call:
+        wanted = ("Message-ID", "X-Paceline-Job")
+        return Call(
+            "GET",
+            self._url("messages", message_id),
+            {"format": "metadata", "metadataHeaders": wanted},
+        )
+
+    def _url(self, *path: str) -> str:
+        return "/".join(
+            (self.base_url, "gmail/v1/users/me", *(quote(one, safe="") for one in path))
+        )
+
+    def _posting(self, path: tuple[str, ...], message: bytes, wrap: "_Wrap") -> Call:
+        """Return the call that hands over a message, by upload when it is large."""
+        if len(message) <= JSON_MAX_BYTES:
+            raw = base64.urlsafe_b64encode(message).decode("ascii")
+            return Call.json("POST", self._url(*path), wrap({"raw": raw}))
+        boundary = secrets.token_hex(16)
+        body = b"".join(
+            (
+                f"--{boundary}\r\nContent-Type: application/json\r\n\r\n".encode(),
+                json.dumps(wrap({})).encode(),
+                f"\r\n--{boundary}\r\nContent-Type: message/rfc822\r\n\r\n".encode(),
+                message,
+                f"\r\n--{boundary}--\r\n".encode(),
+            )
+        )
+        return Call(
+            "POST",
+            self._url(*path).replace(self.base_url, f"{self.base_url}/upload", 1),
+            {"uploadType": "multipart"},
+            body,
+            f"multipart/related; boundary={boundary}",
+        )
+
+    def _refusal(self, answer: Reply) -> Refusal:
+        error = answer.document().get("error")
+        error = error if isinstance(error, dict) else {}
+        text = str(error.get("message") or answer.text[:1000])
+        reasons = [str(one.get("reason")) for one in error.get("errors", ()) if one.get("reason")]
+        if "status" in error:
+            reasons.append(str(error["status"]))
+        now = self.api.now()
+        wish = answer.retry_after(now)
+        if wish is None and (named := _TIME.search(text)):
+            wish = max(timedelta(0), datetime.fromisoformat(named[1]) - now)
+        return Refusal(answer.status, tuple(reasons), text, wish)
+
+
+class GmailSession:
+    """A mailbox that may send; calls are independent of one another."""
+
+    def __init__(self, provider: GmailProvider) -> None:
+        self._provider = provider
+
+    @property
+    def is_reusable(self) -> bool:
+        """Always: there is no connection to spoil."""
+        return True
+
+    async def prepare(
+        self, message: bytes, *, thread: ThreadHint | None = None
+    ) -> Fence | Unsent | Rejected | None:
+        """Create the draft, where the grant allows; see `base.Session.prepare`."""
+        provider = self._provider
+        if not provider.capabilities.fence:
+            return None
+        if len(message) > MESSAGE_MAX_BYTES:
+            return _too_large(message)
+        for hint in (thread, None):
+            call = provider._posting(("drafts",), message, _Wrap(hint, in_draft=True))
+            answer = await provider.api.call(call, repeatable=False)
+            if not _lacks_thread(answer, hint):
+                break
+        if isinstance(answer, Lost):
+            return answer.unsent()
+        if not answer.ok:
+            return dialect.of_preparation(KIND, provider._refusal(answer))
+        draft = answer.document()
+        if not isinstance(draft.get("id"), str):
+            text = "the answer to drafts.create names no draft"
+            return Unsent("protocol_error", OutcomeClass.SOFT, answer.status, text=text)
+        return Fence(KIND, draft["id"], draft.get("message", {}).get("id"))
+
+    async def submit(
+        self,
+        envelope_from: str,
+        recipient: str,
+        message: bytes,
+        *,
+        before_mail_from: Callable[[], bool],
+        on_milestone: Callable[[Milestone], None] = lambda _: None,
+        thread: ThreadHint | None = None,
+        fence: Fence | None = None,
+    ) -> Outcome:
+        """Send the fence's draft, else the message itself; see `base.Session.submit`.
+
+        Gmail sets the envelope's sender itself.
+        """
+        provider = self._provider
+        if len(message) > MESSAGE_MAX_BYTES:
+            return _too_large(message)
+        addressed = _addressed(message)
+        if addressed != {recipient.lower()}:
+            text = f"the message is addressed to {len(addressed)} addresses, not to its recipient"
+            return Rejected(OutcomeClass.CONFIG, "data", None, None, text)
+        if fence is not None:
+            call = Call.json("POST", provider._url("drafts", "send"), {"id": fence.draft_id})
+        else:
+            call = provider._posting(("messages", "send"), message, _Wrap(thread))
+        answer = await provider.api.send(call, before_mail_from, on_milestone)
+        if fence is None and isinstance(answer, Reply) and _lacks_thread(answer, thread):
+            # The answer proves that nothing was sent; without the thread's name it can be.
+            call = provider._posting(("messages", "send"), message, _Wrap(None))
+            answer = await provider.api.send(call, before_mail_from, on_milestone)
+            if isinstance(answer, Unsent):
+                return Deferred(OutcomeClass.SOFT, "body", answer.code, answer.status, answer.text)
+        match answer:
+            case Reply(ok=True):
+                return await self._accepted(answer)
+            case Reply():
+                outcome = dialect.of_submission(KIND, provider._refusal(answer))
+            case _:
+                outcome = answer
+        return InDoubt(outcome.evidence, fence) if isinstance(outcome, InDoubt) else outcome
+
+    async def close(self) -> None:
+        """Nothing to do: the connection is the HTTP client's."""
+
+    async def _accepted(self, answer: Reply) -> Accepted:
+        sent = answer.document()
+        sent_id, thread_id = sent.get("id"), sent.get("threadId")
+        message_id = None
+        if isinstance(sent_id, str) and self._provider.capabilities.reads_back:
+            # Once and briefly: the outcome waits for it.
+            back = await self._provider.api.once(self._provider._metadata(sent_id), _READ_BACK_S)
+            if isinstance(back, Reply) and back.ok:
+                message_id = _headers(back.document()).get("message-id")
+        return Accepted(sent_id, answer.status, answer.text, message_id, thread_id)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wrap:
+    """Makes a Message resource into the body of its request."""
+
+    thread: ThreadHint | None
+    in_draft: bool = False
+
+    def __call__(self, message: dict[str, Any]) -> dict[str, Any]:
+        if self.thread is not None and self.thread.thread_id is not None:
+            message["threadId"] = self.thread.thread_id
+        return {"message": message} if self.in_draft else message
+
+
+def _lacks_thread(answer: Reply | Lost, thread: ThreadHint | None) -> bool:
+    return (
+        isinstance(answer, Reply)
+        and answer.status == 404
+        and thread is not None
+        and thread.thread_id is not None
+    )
+
+
+def _too_large(message: bytes) -> Rejected:
+    text = f"the message has {len(message)} bytes, Gmail takes {MESSAGE_MAX_BYTES}"
+    return Rejected(OutcomeClass.CONFIG, "data", None, None, text)
+
+
+def _addressed(message: bytes) -> set[str]:
+    """Return all that Gmail would send the message to, in lower case."""
+    parsed = BytesHeaderParser(policy=SMTP).parsebytes(message)
+    return {
+        address.addr_spec.lower()
+        for name in ("to", "cc", "bcc")
+        for header in parsed.get_all(name, ())
+        for address in header.addresses
+    }
+
+
+def _headers(message: Mapping[str, Any]) -> dict[str, str]:
+    """Return a Message resource's headers, names in lower case."""
+    listed = message.get("payload", {}).get("headers", ())
+    return {one["name"].lower(): one["value"] for one in listed}
