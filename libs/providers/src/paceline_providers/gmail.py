@@ -73,6 +73,58 @@ _TIME: Final = re.compile(
 _NOT_IN_SEARCH: Final = re.compile(r"[\s\"(){}]")
 
 
+class _Header(msgspec.Struct, frozen=True):
+    name: str
+    value: str
+
+
+class _Payload(msgspec.Struct, frozen=True):
+    headers: tuple[_Header, ...] = ()
+
+
+class _Message(msgspec.Struct, frozen=True, rename="camel"):
+    id: str
+    thread_id: str | None = None
+    label_ids: tuple[str, ...] = ()
+    # 64-bit integers travel as text.
+    internal_date_text: str = msgspec.field(name="internalDate", default="0")
+    payload: _Payload = _Payload()
+
+    @property
+    def internal_date(self) -> int:
+        """Milliseconds since 1970."""
+        return int(self.internal_date_text) if self.internal_date_text.isdecimal() else 0
+
+    def header(self, name: str) -> str | None:
+        """Return the first header of that name, in any case."""
+        name = name.lower()
+        return next((one.value for one in self.payload.headers if one.name.lower() == name), None)
+
+
+class _Draft(msgspec.Struct, frozen=True):
+    id: str
+    message: _Message
+
+
+class _Page(msgspec.Struct, frozen=True, rename="camel"):
+    messages: tuple[_Message, ...] = ()
+    next_page_token: str | None = None
+
+
+class _Reason(msgspec.Struct, frozen=True):
+    reason: str | None = None
+
+
+class _Error(msgspec.Struct, frozen=True):
+    message: str = ""
+    status: str | None = None
+    errors: tuple[_Reason, ...] = ()
+
+
+class _Failure(msgspec.Struct, frozen=True):
+    error: _Error = _Error()
+
+
 class GmailSettings(msgspec.Struct, frozen=True):
     """`scopes` are those that were granted, not those asked for: people untick some."""
 
@@ -137,14 +189,16 @@ class GmailProvider:
                 return listed.unavailable()
             if not listed.ok:
                 return dialect.of_look(KIND, self._refusal(listed))
-            page = listed.document()
-            for message in page.get("messages", ()):
-                found = await self._compare(message["id"], job_token)
+            page = listed.decoded(_Page)
+            if page is None:
+                return _unintelligible(listed)
+            for message in page.messages:
+                found = await self._compare(message.id, job_token)
                 if found is not None:
                     return found
-            if "nextPageToken" not in page:
+            if page.next_page_token is None:
                 break
-            asked["pageToken"] = page["nextPageToken"]
+            asked["pageToken"] = page.next_page_token
         return NotSeen()
 
     async def destroy(self, fence: Fence) -> Destroyed | Gone | Unavailable:
@@ -168,16 +222,16 @@ class GmailProvider:
             return None
         if not answer.ok:
             return dialect.of_look(KIND, self._refusal(answer))
-        message = answer.document()
-        headers = _headers(message)
-        labels = message.get("labelIds", ())
-        if headers.get("x-paceline-job") != job_token or "SENT" not in labels or "DRAFT" in labels:
+        message = answer.decoded(_Message)
+        if message is None:
+            return _unintelligible(answer)
+        if message.header("X-Paceline-Job") != job_token or "SENT" not in message.label_ids:
             return None
         return Found(
-            message["id"],
-            headers.get("message-id"),
-            message.get("threadId"),
-            datetime.fromtimestamp(int(message["internalDate"]) / 1000, UTC),
+            message.id,
+            message.header("Message-ID"),
+            message.thread_id,
+            datetime.fromtimestamp(message.internal_date / 1000, UTC),
         )
 
     def _metadata(self, message_id: str) -> Call:
@@ -217,17 +271,14 @@ class GmailProvider:
         )
 
     def _refusal(self, answer: Reply) -> Refusal:
-        error = answer.document().get("error")
-        error = error if isinstance(error, dict) else {}
-        text = str(error.get("message") or answer.text[:1000])
-        reasons = [str(one.get("reason")) for one in error.get("errors", ()) if one.get("reason")]
-        if "status" in error:
-            reasons.append(str(error["status"]))
+        error = (answer.decoded(_Failure) or _Failure()).error
+        text = error.message or answer.text[:1000]
+        words = (*(one.reason for one in error.errors), error.status)
         now = self.api.now()
         wish = answer.retry_after(now)
         if wish is None and (named := _TIME.search(text)):
             wish = max(timedelta(0), datetime.fromisoformat(named[1]) - now)
-        return Refusal(answer.status, tuple(reasons), text, wish)
+        return Refusal(answer.status, tuple(filter(None, words)), text, wish)
 
 
 class GmailSession:
@@ -259,11 +310,11 @@ class GmailSession:
             return answer.unsent()
         if not answer.ok:
             return dialect.of_preparation(KIND, provider._refusal(answer))
-        draft = answer.document()
-        if not isinstance(draft.get("id"), str):
+        draft = answer.decoded(_Draft)
+        if draft is None:
             text = "the answer to drafts.create names no draft"
             return Unsent("protocol_error", OutcomeClass.SOFT, answer.status, text=text)
-        return Fence(KIND, draft["id"], draft.get("message", {}).get("id"))
+        return Fence(KIND, draft.id, draft.message.id)
 
     async def submit(
         self,
@@ -291,35 +342,33 @@ class GmailSession:
             call = Call.json("POST", provider._url("drafts", "send"), {"id": fence.draft_id})
         else:
             call = provider._posting(("messages", "send"), message, _Wrap(thread))
-        answer = await provider.api.send(call, before_mail_from, on_milestone)
+        answer: Reply | Outcome = await provider.api.send(call, before_mail_from, on_milestone)
         if fence is None and isinstance(answer, Reply) and _lacks_thread(answer, thread):
             # The answer proves that nothing was sent; without the thread's name it can be.
             call = provider._posting(("messages", "send"), message, _Wrap(None))
             answer = await provider.api.send(call, before_mail_from, on_milestone)
             if isinstance(answer, Unsent):
                 return Deferred(OutcomeClass.SOFT, "body", answer.code, answer.status, answer.text)
-        match answer:
-            case Reply(ok=True):
+        if isinstance(answer, Reply):
+            if answer.ok:
                 return await self._accepted(answer)
-            case Reply():
-                outcome = dialect.of_submission(KIND, provider._refusal(answer))
-            case _:
-                outcome = answer
-        return InDoubt(outcome.evidence, fence) if isinstance(outcome, InDoubt) else outcome
+            answer = dialect.of_submission(KIND, provider._refusal(answer))
+        return InDoubt(answer.evidence, fence) if isinstance(answer, InDoubt) else answer
 
     async def close(self) -> None:
         """Nothing to do: the connection is the HTTP client's."""
 
     async def _accepted(self, answer: Reply) -> Accepted:
-        sent = answer.document()
-        sent_id, thread_id = sent.get("id"), sent.get("threadId")
+        sent = answer.decoded(_Message)
+        if sent is None:
+            return Accepted(None, answer.status, answer.text)
         message_id = None
-        if isinstance(sent_id, str) and self._provider.capabilities.reads_back:
+        if self._provider.capabilities.reads_back:
             # Once and briefly: the outcome waits for it.
-            back = await self._provider.api.once(self._provider._metadata(sent_id), _READ_BACK_S)
-            if isinstance(back, Reply) and back.ok:
-                message_id = _headers(back.document()).get("message-id")
-        return Accepted(sent_id, answer.status, answer.text, message_id, thread_id)
+            back = await self._provider.api.once(self._provider._metadata(sent.id), _READ_BACK_S)
+            if isinstance(back, Reply) and (read := back.decoded(_Message)) is not None:
+                message_id = read.header("Message-ID")
+        return Accepted(sent.id, answer.status, answer.text, message_id, sent.thread_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,6 +393,10 @@ def _lacks_thread(answer: Reply | Lost, thread: ThreadHint | None) -> bool:
     )
 
 
+def _unintelligible(answer: Reply) -> Unavailable:
+    return Unavailable(OutcomeClass.SOFT, f"not an answer of the Gmail API: {answer.text[:200]}")
+
+
 def _too_large(message: bytes) -> Rejected:
     text = f"the message has {len(message)} bytes, Gmail takes {MESSAGE_MAX_BYTES}"
     return Rejected(OutcomeClass.CONFIG, "data", None, None, text)
@@ -358,9 +411,3 @@ def _addressed(message: bytes) -> set[str]:
         for header in parsed.get_all(name, ())
         for address in header.addresses
     }
-
-
-def _headers(message: Mapping[str, Any]) -> dict[str, str]:
-    """Return a Message resource's headers, names in lower case."""
-    listed = message.get("payload", {}).get("headers", ())
-    return {one["name"].lower(): one["value"] for one in listed}
