@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,15 @@ from paceline_demo.checker import RULES
 from paceline_local.stack import Stack
 
 PATIENCE_S = 240
+
+
+@pytest.fixture(scope="module")
+def house(stack: Stack) -> Iterator[Stack]:
+    """Return the stack with its services up, for all runs; those it started are ended."""
+    before = {name for name in stack.services if stack.processes.find(name)}
+    yield stack.up()
+    for name in stack.services.keys() - before:
+        stack.stop(name)
 
 
 def demo(report: Path, *options: str) -> dict[str, Any]:
@@ -34,7 +44,7 @@ def demo(report: Path, *options: str) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(PATIENCE_S + 30)
-def test_demo_holds(stack: Stack, tmp_path: Path) -> None:
+def test_demo_holds(house: Stack, tmp_path: Path) -> None:
     told = demo(tmp_path / "report.json")
     assert list(told) == ["ok", "took_s", "leads", "promises", "parts", "urls"]
     # Every rule and the look into the logs.
@@ -51,5 +61,5 @@ def test_demo_holds(stack: Stack, tmp_path: Path) -> None:
 
 @pytest.mark.timeout(PATIENCE_S + 30)
 @pytest.mark.parametrize("service", ["sender", "scheduler"])
-def test_demo_holds_through_the_kill_of(stack: Stack, tmp_path: Path, service: str) -> None:
+def test_demo_holds_through_the_kill_of(house: Stack, tmp_path: Path, service: str) -> None:
     demo(tmp_path / "report.json", "--kill", service)
