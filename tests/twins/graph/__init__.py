@@ -1,0 +1,1 @@
+"""The Graph twin: see `server`."""

@@ -1,0 +1,398 @@
+"""A Microsoft 365 mailbox in memory: items in folders, and what really left it.
+
+Ids as Exchange gives them: the immutable one stays, the regular one changes
+whenever the item changes folder (learn.microsoft.com/graph/outlook-immutable-id).
+"""
+
+import base64
+import hashlib
+import itertools
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+from email.utils import getaddresses, parseaddr
+from typing import Any, Final, Literal
+
+FOLDERS: Final = ("inbox", "drafts", "sentitems", "junkemail", "deleteditems")
+# Exchange sets these itself, whatever the MIME says (PROVIDERS §2.2).
+_DROPPED: Final = frozenset({"auto-submitted", "return-path", "received"})
+_NDR_OF: Final = re.compile(r"\s+")
+
+
+class Refused(Exception):
+    """Exchange's refusal: HTTP status, code and words."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status: Final = status
+        self.code: Final = code
+        self.message: Final = message
+
+
+NOT_FOUND: Final = (404, "ErrorItemNotFound", "The specified object was not found in the store.")
+
+
+@dataclass
+class Item:
+    """One message in one folder; `headers` in order, as the MIME had them."""
+
+    immutable_id: str
+    folder: str
+    headers: list[tuple[str, str]]
+    body: str
+    is_html: bool
+    recipients: dict[str, list[tuple[str, str]]]
+    reply_to: list[tuple[str, str]]
+    sender: tuple[str, str]
+    subject: str
+    internet_message_id: str
+    conversation_id: str
+    mime: bytes
+    created_at: datetime
+    changed_at: datetime
+    is_draft: bool
+    received_at: datetime
+    sent_at: datetime
+    visible_at: datetime
+    regular_id: str = ""
+    entered: int = 0
+    changed: int = 0
+    has_attachments: bool = False
+
+    def header(self, name: str) -> str | None:
+        """Return the first header of that name."""
+        return next((value for key, value in self.headers if key.lower() == name.lower()), None)
+
+    @property
+    def addresses(self) -> list[str]:
+        """Every recipient, lower case."""
+        return [address.lower() for some in self.recipients.values() for _, address in some]
+
+
+@dataclass(frozen=True)
+class Submission:
+    """Provider-side truth: one message that was taken to be delivered."""
+
+    mailbox: str
+    how: Literal["send", "sendMail"]
+    item_id: str
+    recipients: tuple[str, ...]
+    submitted_message_id: str
+    message_id: str
+    job: str | None
+    at: datetime
+    mime: bytes
+
+
+@dataclass
+class Conduct:
+    """How the mailbox behaves from now on; a good one by default.
+
+    `sent_lag_s` before a sent message is in Sent Items: meanwhile its id is not
+    found (`lag="gone"`, as documented) or is still a draft (`lag="draft"`).
+    `resends`: a sent draft may be sent again. `replies_to_sender`: createReply addresses the
+    original's sender whatever the MIME says. `ndr_after_s`: every message sent
+    comes back after that time; `ndr_status` is its enhanced code.
+    """
+
+    rewrites_message_id: bool = False
+    rewrites_draft_message_id: bool = False
+    hides_headers: bool = False
+    sent_lag_s: float = 0.0
+    lag: Literal["gone", "draft"] = "gone"
+    resends: bool = False
+    replies_to_sender: bool = False
+    ndr_after_s: float | None = None
+    ndr_status: str = "5.1.10"
+    refuses: tuple[int, str, str] | None = None
+    concurrency: int = 4
+
+
+@dataclass
+class Mailbox:
+    """One user's mailbox. `now` is the twin's clock."""
+
+    email: str
+    display_name: str
+    now: Callable[[], datetime]
+    items: dict[str, Item] = field(default_factory=dict)
+    submissions: list[Submission] = field(default_factory=list)
+    conduct: Conduct = field(default_factory=Conduct)
+    active: int = 0
+    most_active: int = 0
+    delta_epoch: int = 0
+    _sequence: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    _due: list[tuple[datetime, Callable[[], None]]] = field(default_factory=list)
+    removed: list[tuple[int, str, str, str]] = field(default_factory=list)
+
+    # ---- time
+
+    def settle(self) -> None:
+        """Do what has become due: late copies in Sent Items, late reports."""
+        now = self.now()
+        due = [work for at, work in self._due if at <= now]
+        self._due = [(at, work) for at, work in self._due if at > now]
+        for work in due:
+            work()
+
+    # ---- reading
+
+    def folder_id(self, name: str) -> str:
+        """Return the id of a well-known folder (constant, as containers' are)."""
+        digest = hashlib.sha256(f"{self.email}/{name}".encode()).digest()
+        return "AQMk" + base64.urlsafe_b64encode(digest).decode()
+
+    def folder_named(self, name: str) -> str:
+        """Return the well-known name for a name or an id."""
+        for known in FOLDERS:
+            if name.lower() == known or name == self.folder_id(known):
+                return known
+        raise Refused(404, "ErrorFolderNotFound", "The specified folder could not be found.")
+
+    def find(self, item_id: str) -> Item:
+        """Return the item of either id; an id of an earlier folder finds nothing."""
+        self.settle()
+        if not re.fullmatch(r"AA[Mk][A-Za-z0-9_=-]+", item_id):
+            raise Refused(400, "ErrorInvalidIdMalformed", "Id is malformed.")
+        for item in self.items.values():
+            if item_id in (item.immutable_id, item.regular_id) and item.visible_at <= self.now():
+                return item
+        raise Refused(*NOT_FOUND)
+
+    def listed(self, folder: str | None) -> list[Item]:
+        """Return what one folder, or the mailbox, shows now."""
+        self.settle()
+        now = self.now()
+        return [
+            item
+            for item in self.items.values()
+            if item.visible_at <= now and folder in (None, item.folder)
+        ]
+
+    # ---- writing
+
+    def add_mime(self, mime: bytes, folder: str, *, is_draft: bool = False) -> Item:
+        """File a message."""
+        parsed = message_from_bytes(mime, policy=policy.default)
+        assert isinstance(parsed, EmailMessage)
+        if is_draft or folder == "sentitems":
+            # The signed-in mailbox is the sender, whatever the MIME says (PROVIDERS §2.2).
+            sender = (self.display_name, self.email)
+        else:
+            sender = parseaddr(str(parsed.get("From", "")))
+        recipients = {
+            kind: [pair for pair in getaddresses(parsed.get_all(kind, [])) if pair[1]]
+            for kind in ("to", "cc", "bcc")
+        }
+        message_id = str(parsed.get("Message-ID", "")).strip() or self._message_id()
+        if is_draft and self.conduct.rewrites_draft_message_id:
+            message_id = self._message_id()
+        part = parsed.get_body(("html", "plain"))
+        now = self.now()
+        item = Item(
+            immutable_id="AAkALg" + secrets.token_urlsafe(60),
+            folder=folder,
+            headers=[
+                (name, str(value)) for name, value in parsed.items() if name.lower() not in _DROPPED
+            ],
+            body=part.get_content() if part is not None else "",
+            is_html=part is not None and part.get_content_type() == "text/html",
+            recipients=recipients,
+            reply_to=getaddresses(parsed.get_all("reply-to", [])),
+            sender=sender,
+            subject=str(parsed.get("Subject", "")),
+            internet_message_id=message_id,
+            conversation_id=self._conversation(parsed),
+            mime=mime,
+            created_at=now,
+            changed_at=now,
+            is_draft=is_draft,
+            received_at=now,
+            sent_at=now,
+            visible_at=now,
+            has_attachments=next(parsed.iter_attachments(), None) is not None,
+        )
+        self.items[item.immutable_id] = item
+        self._enter(item, folder)
+        return item
+
+    def touch(self, item: Item) -> None:
+        """Give an item a new change key."""
+        item.changed = next(self._sequence)
+        item.changed_at = self.now()
+
+    def delete(self, item: Item) -> None:
+        """Move to Deleted Items; from there, away for good."""
+        if item.folder == "deleteditems":
+            del self.items[item.immutable_id]
+            self.removed.append((next(self._sequence), item.folder, *_ids(item)))
+        else:
+            self._enter(item, "deleteditems")
+
+    def send(self, item: Item) -> None:
+        """Send a draft wherever it lies now, as long as it is one."""
+        if not item.is_draft and not self.conduct.resends:
+            raise Refused(*NOT_FOUND)
+        self._check(item)
+        first = item.is_draft
+        self._take("send", item)
+        if not first:
+            return
+        lag = timedelta(seconds=self.conduct.sent_lag_s)
+        if lag and self.conduct.lag == "draft":
+            self._due.append((self.now() + lag, lambda: self._file_sent(item)))
+            return
+        self._file_sent(item)
+        item.visible_at = self.now() + lag
+
+    def send_mail(self, mime: bytes, *, save: bool = True) -> None:
+        """Send in one go."""
+        item = self.add_mime(mime, "sentitems")
+        try:
+            self._check(item)
+        except Refused:
+            del self.items[item.immutable_id]
+            raise
+        self._take("sendMail", item)
+        item.visible_at = self.now() + timedelta(seconds=self.conduct.sent_lag_s)
+        if not save:
+            del self.items[item.immutable_id]
+
+    def _check(self, item: Item) -> None:
+        if self.conduct.refuses is not None:
+            raise Refused(*self.conduct.refuses)
+        if not item.addresses or any("@" not in address for address in item.addresses):
+            raise Refused(
+                400, "ErrorInvalidRecipients", "At least one recipient isn't valid., A message "
+                "can't be sent because it contains no recipients.",
+            )  # fmt: skip
+        if len(item.addresses) > 500:
+            raise Refused(400, "ErrorExceededMaxRecipientLimit", "Too many recipients.")
+
+    def _take(self, how: Literal["send", "sendMail"], item: Item) -> None:
+        submitted = item.internet_message_id
+        if self.conduct.rewrites_message_id:
+            item.internet_message_id = self._message_id()
+        self.submissions.append(
+            Submission(
+                self.email, how, item.immutable_id, tuple(item.addresses), submitted,
+                item.internet_message_id, item.header("X-Paceline-Job"), self.now(), item.mime,
+            )
+        )  # fmt: skip
+        if self.conduct.ndr_after_s is not None:
+            at = self.now() + timedelta(seconds=self.conduct.ndr_after_s)
+            self._due.append((at, lambda: _nothing(self.bounce(item))))
+
+    def _file_sent(self, item: Item) -> None:
+        if item.immutable_id not in self.items:
+            # Somebody deleted what was on its way out.
+            self.items[item.immutable_id] = item
+        item.is_draft = False
+        item.sent_at = item.received_at = self.now()
+        self._enter(item, "sentitems")
+
+    def bounce(self, item: Item) -> Item:
+        """Put Exchange's report about a sent message into the inbox (PROVIDERS §2.3)."""
+        status = self.conduct.ndr_status
+        [recipient, *_] = item.addresses
+        report = (
+            f"From: Microsoft Outlook <postmaster@{self.email.rpartition('@')[2]}>\r\n"
+            f"To: {self.email}\r\nSubject: Undeliverable: {item.subject}\r\n"
+            f"Message-ID: {self._message_id()}\r\n"
+            f"In-Reply-To: {item.internet_message_id}\r\n"
+            f"References: {item.internet_message_id}\r\n"
+            "X-MS-Exchange-Message-Is-Ndr:\r\nAuto-Submitted: auto-replied\r\n"
+            "MIME-Version: 1.0\r\n"
+            'Content-Type: multipart/report; report-type=delivery-status; boundary="b"\r\n\r\n'
+            "--b\r\nContent-Type: text/plain\r\n\r\nYour message couldn't be delivered.\r\n"
+            "--b\r\nContent-Type: message/delivery-status\r\n\r\n"
+            "Reporting-MTA: dns;twin.prod.outlook.com\r\n\r\n"
+            f"Final-Recipient: rfc822;{recipient}\r\nAction: failed\r\nStatus: {status}\r\n"
+            f"Diagnostic-Code: smtp;550 {status} recipient not found\r\n"
+            "--b\r\nContent-Type: text/rfc822-headers\r\n\r\n"
+            + "".join(f"{name}: {_NDR_OF.sub(' ', value)}\r\n" for name, value in item.headers)
+            + "\r\n--b--\r\n"
+        )
+        return self.add_mime(report.encode(), "inbox")
+
+    def _enter(self, item: Item, folder: str) -> None:
+        if item.regular_id:
+            self.removed.append((next(self._sequence), item.folder, *_ids(item)))
+        item.folder = folder
+        item.regular_id = "AAMkAD" + secrets.token_urlsafe(60)
+        item.entered = next(self._sequence)
+        self.touch(item)
+
+    def _conversation(self, parsed: EmailMessage) -> str:
+        named = set(
+            re.findall(r"<[^<>\s]+>", f"{parsed.get('References')} {parsed.get('In-Reply-To')}")
+        )
+        for item in self.items.values():
+            if item.internet_message_id in named:
+                return item.conversation_id
+        return "AAQkAD" + secrets.token_urlsafe(30)
+
+    def _message_id(self) -> str:
+        return f"<{secrets.token_hex(12).upper()}@TWIN0001MB.twinprd01.prod.outlook.com>"
+
+
+def _nothing(_: object) -> None:
+    return None
+
+
+def _ids(item: Item) -> tuple[str, str]:
+    return item.immutable_id, item.regular_id
+
+
+def recipient(pair: tuple[str, str]) -> dict[str, Any]:
+    """Return the `recipient` resource."""
+    return {"emailAddress": {"name": pair[0] or pair[1], "address": pair[1]}}
+
+
+def stamp(at: datetime) -> str:
+    """Return a DateTimeOffset as Graph writes it."""
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def rendered(mailbox: Mailbox, item: Item, *, immutable: bool) -> dict[str, Any]:
+    """Return the `message` resource, `internetMessageHeaders` and all."""
+    text = item.body
+    headers = [] if mailbox.conduct.hides_headers else item.headers
+    change_key = base64.b64encode(f"twin{item.changed:012}".encode()).decode()
+    return {
+        "@odata.etag": f'W/"{change_key}"',
+        "id": item.immutable_id if immutable else item.regular_id,
+        "createdDateTime": stamp(item.created_at),
+        "lastModifiedDateTime": stamp(item.changed_at),
+        "changeKey": change_key,
+        "categories": [],
+        "receivedDateTime": stamp(item.received_at),
+        "sentDateTime": stamp(item.sent_at),
+        "hasAttachments": item.has_attachments,
+        "internetMessageId": item.internet_message_id,
+        "subject": item.subject,
+        "bodyPreview": text[:255],
+        "importance": "normal",
+        "parentFolderId": mailbox.folder_id(item.folder),
+        "conversationId": item.conversation_id,
+        "conversationIndex": "AQHa" + item.conversation_id[:20],
+        "isDeliveryReceiptRequested": None,
+        "isReadReceiptRequested": False,
+        "isRead": item.folder != "inbox",
+        "isDraft": item.is_draft,
+        "webLink": "https://outlook.office365.com/owa/?ItemID=twin",
+        "inferenceClassification": "focused",
+        "body": {"contentType": "html" if item.is_html else "text", "content": text},
+        "sender": recipient(item.sender),
+        "from": recipient(item.sender),
+        "toRecipients": [recipient(pair) for pair in item.recipients["to"]],
+        "ccRecipients": [recipient(pair) for pair in item.recipients["cc"]],
+        "bccRecipients": [recipient(pair) for pair in item.recipients["bcc"]],
+        "replyTo": [recipient(pair) for pair in item.reply_to],
+        "flag": {"flagStatus": "notFlagged"},
+        "internetMessageHeaders": [{"name": name, "value": value} for name, value in headers],
+    }
