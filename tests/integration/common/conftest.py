@@ -20,7 +20,7 @@ import psycopg
 import pytest
 from aiokafka import AIOKafkaProducer
 from confluent_kafka import Consumer, TopicPartition
-from confluent_kafka.admin import NewTopic
+from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
 from pydantic import SecretStr
 
 from paceline_common import events, ids
@@ -71,6 +71,11 @@ class Parts:
             return int(found.offset)
         finally:
             consumer.close()
+
+    def members(self, group: str) -> int:
+        """Return how many members the group has now."""
+        admin = self.stack.kafka.admin()  # results come only while it lives
+        return len(admin.describe_consumer_groups([group])[group].result(10).members)
 
     def read(self, topic: str, count: int, timeout_s: float = 20) -> list[Any]:
         """Read `count` records from the start of a topic, without a group."""
@@ -289,7 +294,7 @@ async def worker(
     settings = parts.settings
     environment = {
         "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(REPOSITORY),
+        "PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(REPOSITORY)]),
         "PACELINE_HTTP_PORT": "0",
         "PACELINE_INTERNAL_TOKEN": "internal-token",
         "PACELINE_POSTGRES_HOST": settings.postgres_host,

@@ -137,6 +137,20 @@ async def test_two_replicas_share_the_lanes_and_keep_the_order(clean: Parts, db:
     assert_exactly(clean, topic, 32, repeats=True)
 
 
+async def test_two_replicas_at_work_publish_nothing_twice(clean: Parts, db: Database) -> None:
+    topic = new_topic(clean, partitions=3)
+    outbox = Outbox(db)
+    other = Database(clean.settings)
+    async with (
+        relaying(clean.settings, db, outbox),
+        relaying(clean.settings, other, Outbox(other)),
+    ):
+        await write(db, outbox, topic, rounds=40)
+        await until(lambda: waiting(clean) == 0, "all published")
+    await other.close()
+    assert_exactly(clean, topic, 32, repeats=False)
+
+
 @pytest.mark.parametrize("place", ["before_publish", "after_publish", "after_delete"])
 async def test_a_killed_relay_leaves_nothing_out_and_nothing_out_of_order(
     clean: Parts, db: Database, place: str
