@@ -1,0 +1,1 @@
+"""The Gmail twin: see `server`."""
