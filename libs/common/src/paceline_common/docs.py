@@ -132,10 +132,11 @@ def _headers() -> dict[str, Any]:
 
 
 def _describe(topic: Topic) -> str:
+    readers = ", ".join(topic.consumers) or "nobody inside"
     return (
-        f"Key: {topic.key}. Written by {', '.join(topic.producers)}; "
-        f"read by {', '.join(topic.consumers) or 'nobody inside'}. Kept {topic.retention.days} days."
-        + (" Personal data." if topic.personal_data else " Ids only.")
+        f"Key: {topic.key}. Written by {', '.join(topic.producers)}; read by {readers}. "
+        f"Kept {topic.retention.days} days. "
+        + ("Personal data." if topic.personal_data else "Ids only.")
     )
 
 
