@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import httpx
 from tests.twins.graph.mailbox import Item, Mailbox, Refused, rendered, stamp
-from tests.twins.graph.query import matching, ordered, selected
+from tests.twins.graph.query import expanded, matching, ordered, selected
 from tests.twins.graph.wire import Request, Response
 
 _IMMUTABLE: Final = 'idtype="immutableid"'
@@ -184,7 +184,10 @@ class MailCall:
         page = items[skip : skip + top]
         content: dict[str, Any] = {
             "@odata.context": "https://graph.microsoft.com/v1.0/$metadata#users('twin')/messages",
-            "value": [self._shown(item, query.get("$select")) for item in page],
+            "value": [
+                self._shown(item, query.get("$select")) | expanded(item, query.get("$expand"))
+                for item in page
+            ],
         }
         if len(items) > skip + top:
             content["@odata.nextLink"] = self._link({**query, "$skip": str(skip + top)})
@@ -287,7 +290,7 @@ class MailCall:
     # ---- parts
 
     def _link(self, query: Any) -> str:
-        host = self.request.headers.get("host", "localhost")
+        host = self.mailbox.conduct.next_page_on or self.request.headers["host"]
         return f"http://{host}/{'/'.join(self.request.path)}?{urlencode(query)}"
 
     def _is_mime(self) -> bool:

@@ -96,7 +96,8 @@ class Conduct:
     found (`lag="gone"`, as documented) or is still a draft (`lag="draft"`).
     `resends`: a sent draft may be sent again. `replies_to_sender`: createReply addresses the
     original's sender whatever the MIME says. `ndr_after_s`: every message sent
-    comes back after that time; `ndr_status` is its enhanced code.
+    comes back after that time; `ndr_status` is its enhanced code. `next_page_on`: the
+    host that links to further pages name, instead of the twin's own.
     """
 
     rewrites_message_id: bool = False
@@ -109,6 +110,7 @@ class Conduct:
     ndr_after_s: float | None = None
     ndr_status: str = "5.1.10"
     refuses: tuple[int, str, str] | None = None
+    next_page_on: str | None = None
     concurrency: int = 4
 
 
@@ -224,6 +226,10 @@ class Mailbox:
         """Give an item a new change key."""
         item.changed = next(self._sequence)
         item.changed_at = self.now()
+
+    def move(self, item: Item, folder: str) -> None:
+        """Move to another folder: the regular id changes."""
+        self._enter(item, folder)
 
     def delete(self, item: Item) -> None:
         """Move to Deleted Items; from there, away for good."""

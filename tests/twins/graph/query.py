@@ -15,6 +15,10 @@ _TIME: Final = {
     "sentDateTime": "sent_at", "receivedDateTime": "received_at", "createdDateTime": "created_at",
     "lastModifiedDateTime": "changed_at",
 }  # fmt: skip
+_EXPAND: Final = re.compile(
+    r"singleValueExtendedProperties\(\$filter=id eq '(?P<id>String "
+    r"\{00020386-0000-0000-C000-000000000046\} Name (?P<name>[A-Za-z-]+))'\)"
+)
 # A listing leaves these out unless they are selected (message resource, internetMessageHeaders).
 _ON_REQUEST: Final = frozenset({"internetMessageHeaders", "uniqueBody"})
 
@@ -83,3 +87,16 @@ def selected(resource: dict[str, Any], select: str | None) -> dict[str, Any]:
             "'Microsoft.OutlookServices.Message'.",
         )  # fmt: skip
     return {key: value for key, value in resource.items() if key in wanted}
+
+
+def expanded(item: Item, expand: str | None) -> dict[str, Any]:
+    """Return the one named property of PS_INTERNET_HEADERS that $expand may ask for."""
+    if expand is None:
+        return {}
+    asked = _EXPAND.fullmatch(expand)
+    if asked is None:
+        raise Refused(400, "ErrorInvalidUrlQuery", "The $expand is not supported.")
+    value = item.header(asked["name"])
+    if value is None:
+        return {}
+    return {"singleValueExtendedProperties": [{"id": asked["id"], "value": value}]}

@@ -37,6 +37,7 @@ class GraphTwin:
     mailboxes: dict[str, Mailbox] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
+    late_answers: list[int] = field(default_factory=list)
     subscriptions: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
     _cursors: dict[str, Cursor] = field(default_factory=dict)
 

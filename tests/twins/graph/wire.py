@@ -79,7 +79,9 @@ class Response:
 
 
 class Application(Protocol):
-    """What answers requests."""
+    """What answers requests. `late_answers`: the statuses of what was done behind a hang."""
+
+    late_answers: list[int]
 
     def admit(self, request: Request) -> Response | None:
         """Take a request in by its head, counting it; the answer when it must not go on."""
@@ -213,7 +215,8 @@ class _Connection:
     def _later(self, request: Request, delay_s: float) -> None:
         async def later() -> None:
             await asyncio.sleep(delay_s)
-            await self.application.answer(request)
+            answer = await self.application.answer(request)
+            self.application.late_answers.append(answer.status)
 
         task = asyncio.create_task(later())
         self.tasks.add(task)
