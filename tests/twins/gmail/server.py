@@ -30,6 +30,7 @@ class GmailTwin:
     mailboxes: dict[str, Mailbox] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
+    late_answers: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.identity = Identity(self.now, lambda email: email in self.mailboxes)
