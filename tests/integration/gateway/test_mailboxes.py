@@ -32,8 +32,11 @@ async def test_both_legs_are_tested_with_one_token_before_anything_is_saved(
     assert sent["token"] == asked["token"]
     assert asked["wait_s"] > 0
     assert sent["smtp"]["username"] == "ann@sender.test"
-    assert ids.decode("mbx", made["id"]) == sent["mailbox_id"]
-    assert ids.encode("mbx", sent["mailbox_id"]) == asked["mailbox_id"]
+    assert made["id"] == sent["mailbox_id"]
+    for body in (sent, asked):
+        assert body["workspace_id"] == tenant.id
+        ids.decode("mbx", body["mailbox_id"])
+    assert sent["mailbox_id"] == asked["mailbox_id"]
     assert made["last_send_test"]["ok"]
     assert made["last_read_test"]["ok"]
     (event,) = tenant.outbox("mailbox-changed")

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from paceline_common import ids
 from paceline_common.keys import KeyService
 from paceline_local.stack import Stack
 from paceline_sender.app import build
@@ -37,8 +38,8 @@ async def request(
         table="mailbox", row=world.mailbox_id,
     )  # fmt: skip
     return {
-        "workspace_id": world.workspace_id,
-        "mailbox_id": world.mailbox_id,
+        "workspace_id": ids.encode("ws", world.workspace_id),
+        "mailbox_id": ids.encode("mbx", world.mailbox_id),
         "email": world.email,
         "display_name": "Ann",
         "smtp": {
@@ -71,10 +72,10 @@ async def test_a_probe_of_a_mailbox_not_yet_saved_raises_no_event(
     house: Stack, world: World, keys: KeyService, client: httpx.AsyncClient
 ) -> None:
     asked = await request(house, world, keys)
-    asked["mailbox_id"] += 1
+    asked["mailbox_id"] = ids.encode("mbx", world.mailbox_id + 1)
     sealed = await keys.seal(
         "send", world.workspace_id, json.dumps({"password": PASSWORD}).encode(),
-        table="mailbox", row=asked["mailbox_id"],
+        table="mailbox", row=world.mailbox_id + 1,
     )  # fmt: skip
     asked["credential"] = base64.b64encode(sealed).decode()
     answer = await client.post("/internal/probe", json=asked)
@@ -122,7 +123,7 @@ async def test_a_credential_sealed_for_another_row_is_a_problem(
     house: Stack, world: World, keys: KeyService, client: httpx.AsyncClient
 ) -> None:
     asked = await request(house, world, keys)
-    asked["mailbox_id"] += 1
+    asked["mailbox_id"] = ids.encode("mbx", world.mailbox_id + 1)
     answer = await client.post("/internal/probe", json=asked)
     assert answer.status_code == 422
     assert answer.json()["code"] == "credential_unreadable"
@@ -137,14 +138,24 @@ async def test_without_the_service_token_nothing_is_answered(
         assert answer.status_code == 401
 
 
+async def test_only_public_ids_are_understood(
+    house: Stack, world: World, keys: KeyService, client: httpx.AsyncClient
+) -> None:
+    asked = await request(house, world, keys)
+    for wrong in (world.mailbox_id, str(world.mailbox_id), asked["workspace_id"]):
+        answer = await client.post("/internal/probe", json={**asked, "mailbox_id": wrong})
+        assert (answer.status_code, answer.json()["code"]) == (422, "request_invalid"), wrong
+        assert answer.json()["errors"][0]["at"] == "body/mailbox_id"
+
+
 async def test_a_preview_shows_the_step_and_what_is_missing(
     world: World, client: httpx.AsyncClient
 ) -> None:
     asked = {
-        "workspace_id": world.workspace_id,
-        "campaign_id": world.campaign_id,
+        "workspace_id": ids.encode("ws", world.workspace_id),
+        "campaign_id": ids.encode("cmp", world.campaign_id),
         "step": 2,
-        "mailbox_id": world.mailbox_id,
+        "mailbox_id": ids.encode("mbx", world.mailbox_id),
         "lead": {"email": "bob@example.test", "first_name": "<Bob>"},
     }
     answer = await client.post("/internal/preview", json=asked)
@@ -161,10 +172,10 @@ async def test_a_preview_of_nothing_or_of_a_wrong_template_is_a_problem(
     world: World, client: httpx.AsyncClient
 ) -> None:
     asked = {
-        "workspace_id": world.workspace_id,
-        "campaign_id": world.campaign_id,
+        "workspace_id": ids.encode("ws", world.workspace_id),
+        "campaign_id": ids.encode("cmp", world.campaign_id),
         "step": 9,
-        "mailbox_id": world.mailbox_id,
+        "mailbox_id": ids.encode("mbx", world.mailbox_id),
         "lead": {},
     }
     answer = await client.post("/internal/preview", json=asked)
@@ -182,10 +193,10 @@ async def test_a_preview_of_another_workspaces_step_is_not_found(
     world: World, client: httpx.AsyncClient
 ) -> None:
     asked = {
-        "workspace_id": world.workspace_id + 1_000_000,
-        "campaign_id": world.campaign_id,
+        "workspace_id": ids.encode("ws", world.workspace_id + 1_000_000),
+        "campaign_id": ids.encode("cmp", world.campaign_id),
         "step": 1,
-        "mailbox_id": world.mailbox_id,
+        "mailbox_id": ids.encode("mbx", world.mailbox_id),
         "lead": {},
     }
     answer = await client.post("/internal/preview", json=asked)

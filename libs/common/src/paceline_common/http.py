@@ -19,11 +19,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from opentelemetry.trace import SpanKind
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import SecretStr
+from pydantic import BeforeValidator, SecretStr, WithJsonSchema
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from paceline_common import telemetry
+from paceline_common import ids, telemetry
 from paceline_common.kafka.quarantine import Fault, classify
 from paceline_common.telemetry import Metrics
 
@@ -166,6 +166,20 @@ def create_app(service: str, metrics: Metrics, readiness: Readiness) -> FastAPI:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     return app
+
+
+def public_id(kind: ids.Kind) -> tuple[BeforeValidator, WithJsonSchema]:
+    """Return what annotates an `int` that requests carry as a public id: `Annotated[int, *…]`."""
+
+    def decoded(text: object) -> int:
+        if not isinstance(text, str):
+            raise ValueError(f"not a {kind}_ id")
+        return ids.decode(kind, text)
+
+    return (
+        BeforeValidator(decoded),
+        WithJsonSchema({"type": "string", "pattern": f"^{kind}_[0-9a-f]{{16}}$"}),
+    )
 
 
 def require_token(expected: SecretStr) -> Callable[[Request], Awaitable[None]]:

@@ -81,13 +81,16 @@ class Prober:
         user learns of both faults at once.
         """
         token = secrets.token_hex(8)
-        whose = {"email": draft.email, "token": token}
+        whose = {
+            "workspace_id": ids.encode("ws", draft.workspace_id),
+            "mailbox_id": ids.encode("mbx", draft.mailbox_id),
+            "email": draft.email,
+            "token": token,
+        }
         send = await self._ask(
             self._sender,
             {
                 **whose,
-                "workspace_id": draft.workspace_id,
-                "mailbox_id": draft.mailbox_id,
                 "display_name": draft.display_name,
                 "smtp": dict(draft.smtp),
                 "credential": base64.b64encode(draft.smtp_credential).decode(),
@@ -97,8 +100,6 @@ class Prober:
             self._reply,
             {
                 **whose,
-                "workspace_id": ids.encode("ws", draft.workspace_id),
-                "mailbox_id": ids.encode("mbx", draft.mailbox_id),
                 "imap": dict(draft.imap),
                 "credential": base64.b64encode(draft.imap_credential).decode(),
                 "wait_s": self._wait_s if send.ok else 0,

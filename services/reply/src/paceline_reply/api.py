@@ -5,8 +5,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter
 from pydantic import Base64Bytes, BaseModel, Field
 
-from paceline_common import ids
-from paceline_common.http import REQUEST_INVALID, Problem
+from paceline_common.http import REQUEST_INVALID, Problem, public_id
 from paceline_common.keys import SealBroken
 from paceline_reply.probe import Prober
 from paceline_reply.sources.imap import Endpoint
@@ -24,8 +23,8 @@ class Imap(BaseModel):
 class ProbeRequest(BaseModel):
     """A mailbox as it would be saved; `credential` is sealed for scope read."""
 
-    workspace_id: str
-    mailbox_id: str
+    workspace_id: Annotated[int, *public_id("ws")]
+    mailbox_id: Annotated[int, *public_id("mbx")]
     email: str
     imap: Imap
     credential: Base64Bytes
@@ -43,15 +42,13 @@ def router(prober: Prober) -> APIRouter:
         """Test the reading leg; 200 whatever the mailbox's server says."""
         try:
             finding = await prober.probe(
-                workspace_id=ids.decode("ws", request.workspace_id),
-                mailbox_id=ids.decode("mbx", request.mailbox_id),
+                workspace_id=request.workspace_id,
+                mailbox_id=request.mailbox_id,
                 endpoint=Endpoint(**request.imap.model_dump()),
                 credential=request.credential,
                 token=request.token,
                 wait_s=request.wait_s,
             )
-        except ids.InvalidIdError as error:
-            raise Problem(REQUEST_INVALID, str(error)) from None
         except SealBroken:
             raise Problem(
                 REQUEST_INVALID, "The credential is not sealed for this mailbox."

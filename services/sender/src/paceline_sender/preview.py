@@ -1,13 +1,13 @@
 """`/internal/preview`: a step as one lead would get it, with what is missing."""
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from paceline_common.db.session import Database
 from paceline_common.db.sql import Queries
-from paceline_common.http import Problem, ProblemType
+from paceline_common.http import Problem, ProblemType, public_id
 from paceline_sender.domain import conversation, render
 from paceline_sender.domain.conversation import SentMessage
 from paceline_sender.domain.message import clean_header_text
@@ -30,10 +30,10 @@ TEMPLATE_ERROR: Final = ProblemType(
 class PreviewRequest(BaseModel):
     """A step, the mailbox it would go from, and a lead: standard and own fields by name."""
 
-    workspace_id: int
-    campaign_id: int
+    workspace_id: Annotated[int, *public_id("ws")]
+    campaign_id: Annotated[int, *public_id("cmp")]
     step: int = Field(ge=1)
-    mailbox_id: int
+    mailbox_id: Annotated[int, *public_id("mbx")]
     lead: dict[str, Any] = Field(default_factory=dict)
 
 

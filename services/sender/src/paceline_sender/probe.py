@@ -4,7 +4,7 @@ import json
 from email import policy
 from email.message import EmailMessage
 from email.utils import format_datetime, make_msgid
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from fastapi import APIRouter
@@ -15,7 +15,7 @@ from paceline_common import events, ids, topics
 from paceline_common.clock import Clock
 from paceline_common.db.outbox import Outbox, Outgoing
 from paceline_common.db.session import Database
-from paceline_common.http import Problem, ProblemType
+from paceline_common.http import Problem, ProblemType, public_id
 from paceline_common.keys import KeyService, SealBroken
 from paceline_providers import base
 from paceline_providers.base import ProbeResult
@@ -39,8 +39,8 @@ CREDENTIAL_UNREADABLE: Final = ProblemType(
 class ProbeRequest(BaseModel):
     """A mailbox's sending side, its credential sealed (scope send) for the row `mailbox_id`."""
 
-    workspace_id: int
-    mailbox_id: int
+    workspace_id: Annotated[int, *public_id("ws")]
+    mailbox_id: Annotated[int, *public_id("mbx")]
     email: str
     display_name: str | None = None
     smtp: dict[str, Any]

@@ -5,35 +5,22 @@ from typing import Annotated, Any
 
 from email_validator import EmailNotValidError, validate_email
 from fastapi import Header
-from pydantic import AfterValidator, BaseModel, BeforeValidator, StringConstraints, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, StringConstraints
 
 from paceline_common import ids
-from paceline_common.http import ProblemType
+from paceline_common.http import ProblemType, public_id
 from paceline_gateway import problems
 from paceline_gateway.domain.zone import is_timezone
 
-
-def _public(kind: ids.Kind) -> tuple[BeforeValidator, WithJsonSchema]:
-    def decoded(text: object) -> int:
-        if not isinstance(text, str):
-            raise ValueError(f"not a {kind}_ id")
-        return ids.decode(kind, text)
-
-    return (
-        BeforeValidator(decoded),
-        WithJsonSchema({"type": "string", "pattern": f"^{kind}_[0-9a-f]{{16}}$"}),
-    )
-
-
 # Row numbers inside, public ids outside.
-MailboxId = Annotated[int, *_public("mbx")]
-PoolId = Annotated[int, *_public("pool")]
-CampaignId = Annotated[int, *_public("cmp")]
-ImportId = Annotated[int, *_public("imp")]
-LeadId = Annotated[int, *_public("lead")]
-EnrollmentId = Annotated[int, *_public("enr")]
-AddressId = Annotated[int, *_public("addr")]
-QuarantineId = Annotated[int, *_public("qua")]
+MailboxId = Annotated[int, *public_id("mbx")]
+PoolId = Annotated[int, *public_id("pool")]
+CampaignId = Annotated[int, *public_id("cmp")]
+ImportId = Annotated[int, *public_id("imp")]
+LeadId = Annotated[int, *public_id("lead")]
+EnrollmentId = Annotated[int, *public_id("enr")]
+AddressId = Annotated[int, *public_id("addr")]
+QuarantineId = Annotated[int, *public_id("qua")]
 
 # Postgres keeps no NUL in a text.
 NoNul = StringConstraints(pattern=r"^[^\x00]*$")

@@ -1,0 +1,51 @@
+"""What the gateway asks under `/internal` is what sender and reply understand."""
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from paceline_common import ids
+from paceline_gateway import probe
+from paceline_gateway.settings import GatewaySettings
+from paceline_reply.api import ProbeRequest as ReadRequest
+from paceline_sender.probe import ProbeRequest as SendRequest
+
+WORKSPACE, MAILBOX = 7, 2**40 + 5
+SIDE = {"host": "mail.example.test", "port": 993, "tls": "implicit", "username": "ann"}
+DRAFT = probe.Draft(
+    WORKSPACE, MAILBOX, "ann@north.test", None,
+    smtp=SIDE, imap=SIDE, smtp_credential=b"s", imap_credential=b"i",
+)  # fmt: skip
+
+
+async def test_both_legs_are_asked_by_public_ids_and_understood(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(json.loads(request.content))
+        return httpx.Response(200, json={"ok": True, "code": "ok", "message": "", "remedy": None})
+
+    def client(base_url: str, _token: SecretStr, *, timeout_s: float) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            transport=httpx.MockTransport(answer), base_url=base_url, timeout=timeout_s
+        )
+
+    monkeypatch.setattr(probe, "internal_client", client)
+    prober = probe.Prober(GatewaySettings.model_construct(
+        sender_url="http://sender", sender_token=SecretStr("s"),
+        reply_url="http://reply", reply_token=SecretStr("r"),
+    ))  # fmt: skip
+    assert (await prober.probe(DRAFT)).ok
+    await prober.close()
+
+    send, read = asked
+    for body in asked:
+        assert body["workspace_id"] == ids.encode("ws", WORKSPACE)
+        assert body["mailbox_id"] == ids.encode("mbx", MAILBOX)
+    for understood in (SendRequest.model_validate(send), ReadRequest.model_validate(read)):
+        assert (understood.workspace_id, understood.mailbox_id) == (WORKSPACE, MAILBOX)
