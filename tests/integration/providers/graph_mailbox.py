@@ -20,7 +20,7 @@ SENDER, RECIPIENT = "ann@north.test", "bob@example.test"
 JOB = "job_1.ws_1.1-mac"
 SEND_ONLY = frozenset({"Mail.Send", "User.Read", "offline_access"})
 SEND_AND_READ = SEND_ONLY | {"Mail.Read"}
-HASTY = ApiTimeouts(connect=2, write=2, read=0.5, total=1)
+HASTY = ApiTimeouts(connect=2, write=2, read=0.3, total=0.6)
 
 
 def mime(
