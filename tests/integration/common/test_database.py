@@ -158,6 +158,31 @@ def test_a_second_run_changes_nothing_and_definitions_repeat(clean: Parts) -> No
     assert owners == [("scratch_owner",)]
 
 
+def test_definitions_may_hold_what_a_driver_reads_as_placeholders(
+    clean: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "percent_scratch"
+    (package / "migrations").mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    first = Path(__file__).parent / "scratch" / "migrations" / "2026-11-20-0900_create_schema.py"
+    (package / "migrations" / first.name).write_text(first.read_text())
+    odd = "'% %s %% %(x)s :x'::text"
+    for kind, definition in (
+        ("functions", f"FUNCTION scratch.odd() RETURNS text LANGUAGE sql AS $$ SELECT {odd} $$"),
+        ("views", f"VIEW scratch.v_odd AS SELECT {odd} AS text, 7 % 4 AS rest"),
+    ):
+        (package / "store" / kind).mkdir(parents=True)
+        (package / "store" / kind / "odd.sql").write_text(f"CREATE OR REPLACE {definition};")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    try:
+        upgrade(clean, "percent_scratch")
+        found = clean.admin_sql("SELECT scratch.odd(), text, rest FROM scratch.v_odd")
+        assert found == [("% %s %% %(x)s :x", "% %s %% %(x)s :x", 3)]
+    finally:
+        clean.admin_sql("DROP VIEW IF EXISTS scratch.v_odd")
+        clean.admin_sql("DROP FUNCTION IF EXISTS scratch.odd")
+
+
 async def test_two_migrators_take_turns(clean: Parts) -> None:
     await asyncio.gather(*(asyncio.to_thread(upgrade, clean) for _ in range(3)))
 
