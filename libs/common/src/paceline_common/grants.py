@@ -102,8 +102,6 @@ PRINCIPALS: Final[tuple[Principal, ...]] = (
             KeyRule("transit/decrypt/send-*", ("update",), "opens what it submits with"),
             KeyRule("transit/datakey/plaintext/send-*", ("update",), "seals refreshed tokens"),
             KeyRule("transit/hmac/mac", ("update",), "makes tokens"),
-            # Vault names the algorithm in a last path segment.
-            KeyRule("transit/hmac/mac/*", ("update",), "makes tokens"),
         ),
         outside=("SMTP hosts of mailboxes",),
     ),
@@ -136,7 +134,6 @@ PRINCIPALS: Final[tuple[Principal, ...]] = (
         owned="SELECT, INSERT",
         keys=(
             KeyRule("transit/sign/audit", ("update",), "signs checkpoints"),
-            KeyRule("transit/sign/audit/*", ("update",), "signs checkpoints"),
             KeyRule("transit/keys/audit", ("read",), "publishes the public key"),
         ),
     ),
