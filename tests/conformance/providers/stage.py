@@ -99,11 +99,15 @@ class Stage(Protocol):
 
 @dataclass(frozen=True)
 class Entry:
-    """How to put a provider on stage, what it can do there, and what its faults come to."""
+    """How to put a provider on stage, what it can do there, and what its faults come to.
+
+    `names_accepted`: whether an acceptance names the message; Graph's sendMail does not.
+    """
 
     start: "Starter"
     capabilities: Capabilities
     cases: Mapping[str, Case]
+    names_accepted: bool = True
 
 
 class Starter(Protocol):

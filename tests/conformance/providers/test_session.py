@@ -63,14 +63,16 @@ async def test_it_can_what_it_says(name: str) -> None:
         assert stage.capabilities == STAGES[name].capabilities
 
 
-async def test_an_accepted_message_is_taken_once(stage: Stage) -> None:
-    outcome = await submitted(stage)
-    [taken] = stage.taken()
-    assert (taken.job, taken.recipient) == ("job_1", RECIPIENT)
-    assert outcome.provider_message_id
-    assert outcome.text
-    if stage.capabilities.threads:
-        assert outcome.thread_id
+@pytest.mark.parametrize("name", STAGES)
+async def test_an_accepted_message_is_taken_once(name: str) -> None:
+    async with STAGES[name].start() as stage:
+        outcome = await submitted(stage)
+        [taken] = stage.taken()
+        assert (taken.job, taken.recipient) == ("job_1", RECIPIENT)
+        assert bool(outcome.provider_message_id) == STAGES[name].names_accepted
+        assert outcome.text
+        if stage.capabilities.threads:
+            assert outcome.thread_id
 
 
 async def test_before_mail_from_is_asked_once_and_before_anything_leaves(stage: Stage) -> None:
@@ -226,7 +228,8 @@ async def test_a_destroyed_fence_can_never_be_sent(name: str) -> None:
         fence = await session.prepare(message("job_1"))
         assert isinstance(fence, Fence)
         assert await stage.prover.destroy(fence) == Destroyed()
-        assert await stage.prover.destroy(fence) == Gone()
+        # Where the provider keeps what was deleted, the proof can be had again.
+        assert await stage.prover.destroy(fence) in (Gone(), Destroyed())
         outcome = await session.submit(
             SENDER, RECIPIENT, message("job_1"), before_mail_from=lambda: True, fence=fence
         )
@@ -263,8 +266,9 @@ async def test_what_was_sent_is_found_by_its_job_and_nothing_else_is(name: str) 
         outcome = await submitted(stage, "job_1")
         found = await stage.prover.find_sent(RECIPIENT, "job_1", a_minute_ago())
         assert isinstance(found, Found), found
-        assert found.provider_message_id == outcome.provider_message_id
-        assert found.thread_id == outcome.thread_id
+        if STAGES[name].names_accepted:
+            assert found.provider_message_id == outcome.provider_message_id
+            assert found.thread_id == outcome.thread_id
         assert found.message_id == stage.taken()[0].message_id
         assert abs(found.sent_at - datetime.now(UTC)) < timedelta(minutes=1)
         assert await stage.prover.find_sent(RECIPIENT, "job_2", a_minute_ago()) == NotSeen()

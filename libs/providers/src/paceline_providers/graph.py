@@ -59,6 +59,10 @@ _PREFER: Final = {"Prefer": 'IdType="ImmutableId"'}
 # PS_INTERNET_HEADERS ([MS-OXPROPS] 1.3.2): a header of one's own is a named property as well.
 _JOB_PROPERTY: Final = "String {00020386-0000-0000-C000-000000000046} Name X-Paceline-Job"
 _RECIPIENTS: Final = ("toRecipients", "ccRecipients", "bccRecipients")
+_SHOWN_OF_SENT: Final = (
+    "id", "internetMessageId", "conversationId", "sentDateTime", "isDraft",
+    "internetMessageHeaders",
+)  # fmt: skip
 
 _Shape = TypeVar("_Shape", bound=msgspec.Struct)
 
@@ -194,7 +198,7 @@ class GraphProvider:
     ) -> Found | NotSeen | Unavailable:
         """See `proof.Prover.find_sent`.
 
-        Recipients are not compared: Exchange replaces an alias by its owner's main address.
+        A listing cannot be filtered by recipient; they are compared here.
         """
         if not self.capabilities.finds_sent:
             return Unavailable(None, "the grant does not include reading (Mail.Read)")
@@ -207,8 +211,7 @@ class GraphProvider:
                 "$filter": f"sentDateTime ge {from_on}",
                 "$orderby": "sentDateTime desc",
                 "$top": str(_PAGE),
-                "$select": "id,internetMessageId,conversationId,sentDateTime,isDraft,"
-                "internetMessageHeaders",
+                "$select": ",".join((*_SHOWN_OF_SENT, *_RECIPIENTS)),
                 "$expand": f"singleValueExtendedProperties($filter=id eq '{_JOB_PROPERTY}')",
             },
         )
@@ -219,7 +222,11 @@ class GraphProvider:
             if isinstance(page, Unavailable):
                 return page
             for message in page.value:
-                if message.carries(job_token) and message.is_draft is False:
+                if (
+                    message.carries(job_token)
+                    and recipient.lower() in message.addresses
+                    and message.is_draft is False
+                ):
                     return Found(
                         message.id,
                         message.internet_message_id,

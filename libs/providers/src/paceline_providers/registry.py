@@ -8,6 +8,7 @@ import httpx
 
 from paceline_providers.base import Provider
 from paceline_providers.gmail import GmailProvider
+from paceline_providers.graph import GraphProvider
 from paceline_providers.hosts import HostPolicy
 from paceline_providers.proof import ApiProvider, Now, Tokens
 from paceline_providers.smtp import SmtpProvider
@@ -52,4 +53,5 @@ PROVIDERS: Final[Mapping[str, Factory]] = {
 
 API_PROVIDERS: Final[Mapping[str, ApiFactory]] = {
     "gmail": GmailProvider.of,
+    "graph": GraphProvider.of,
 }
