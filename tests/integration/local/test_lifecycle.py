@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 import redis
 
 from paceline_local.parts.base import PartFailed
-from paceline_local.ports import LOOPBACK
+from paceline_local.ports import LOOPBACK, is_free
 from paceline_local.process import wait_until
 from paceline_local.stack import Stack
 
@@ -97,11 +98,44 @@ def test_a_killed_part_is_started_again(small: Stack) -> None:
     small.start("redis")
     pid = pid_of(small, "redis")
     small.kill("redis")
-    assert wait_until(lambda: small.processes.find("redis") is None, 5)
+    assert small.processes.find("redis") is None
 
     small.start("redis")
 
     assert pid_of(small, "redis") != pid
+
+
+# As a killed JVM for a moment: its first thread is a zombie, another one still holds the port.
+_DYING = """
+import ctypes, socket, sys, threading
+server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+threading.Thread(target=threading.Event().wait).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+def test_a_process_lives_until_its_last_thread_has_ended(small: Stack) -> None:
+    with socket.create_server((LOOPBACK, 0)) as unused:
+        port = unused.getsockname()[1]
+    argv = [sys.executable, "-c", _DYING, str(port)]
+    pid = small.processes.spawn("redis", argv, print_="").pid
+    stat = Path(f"/proc/{pid}/stat")
+    try:
+        assert wait_until(lambda: stat.read_text().rpartition(") ")[2][0] == "Z", 5)
+        assert not is_free(port)
+        assert pid_of(small, "redis") == pid
+    finally:
+        os.kill(pid, signal.SIGKILL)
+    assert wait_until(lambda: small.processes.find("redis") is None, 5)
+    assert is_free(port)
+
+
+def test_a_killed_broker_comes_back_at_its_port(small: Stack) -> None:
+    small.start("kafka")
+    ports = dict(small.ports)
+    small.kill("kafka")
+    small.start("kafka")
+    assert dict(small.ports) == ports
 
 
 def test_a_port_is_kept_while_it_is_free_and_changed_when_it_is_taken(small: Stack) -> None:

@@ -164,11 +164,16 @@ def _boot() -> str:
 
 
 def _start_ticks(pid: int) -> int | None:
-    """Return the start time of a live process; None for a dead one or a zombie (proc(5))."""
+    """Return the start time of a live process; None for a dead one or a zombie (proc(5)).
+
+    A zombie with further threads is alive: until the last of them has ended
+    (a killed JVM has dozens) its ports stay taken.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
     # The command, field 2, is in parentheses and may itself hold spaces and parentheses.
     fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else int(fields[19])
+    threads = int(fields[17])
+    return None if fields[0] in "ZX" and threads <= 1 else int(fields[19])

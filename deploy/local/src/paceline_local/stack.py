@@ -24,8 +24,10 @@ from paceline_local.parts.redis import Redis
 from paceline_local.parts.services import Service
 from paceline_local.passwords import Passwords
 from paceline_local.ports import Ports
-from paceline_local.process import Processes
+from paceline_local.process import Processes, wait_until
 from paceline_local.schema import Schema
+
+_KILLED_S: Final = 10.0
 
 Report = Callable[[str, str, str], None]
 """Takes a part's name, its state (`waiting working ready failed`) and a short detail."""
@@ -130,9 +132,16 @@ class Stack:
             self.schema.recreate(partial(report, self.schema.name, "working"))
 
     def kill(self, service: str, signum: int = signal.SIGKILL) -> None:
-        """Send a signal to a process of the stack; raise `ProcessLookupError` when none runs."""
+        """Send a signal to a process of the stack; raise `ProcessLookupError` when none runs.
+
+        After SIGKILL the process is gone, and its ports are free.
+        """
         if not self.processes.send(service, signum):
             raise ProcessLookupError(f"{service} does not run")
+        if signum == signal.SIGKILL and not wait_until(
+            lambda: self.processes.find(service) is None, _KILLED_S, every=0.01
+        ):
+            raise TimeoutError(f"{service} does not end")
 
     def erase(self) -> None:
         """Delete data, secrets, logs and ports; the stack must be down."""
