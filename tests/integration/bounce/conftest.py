@@ -7,7 +7,7 @@ import pytest
 from psycopg.rows import dict_row
 from tests.integration.reply.world import Sql, World, key_login
 
-from paceline_bounce.classify import Classifier, load_rules
+from paceline_bounce.classify import Classifier
 from paceline_bounce.metrics import METRICS
 from paceline_bounce.settings import BounceSettings
 from paceline_common.clock import SystemClock
@@ -47,7 +47,6 @@ async def db(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Dat
 async def classifier(stack: Stack, db: Database) -> AsyncIterator[Classifier]:
     async with KeyService(key_login(stack, "bounce")) as keys:
         yield Classifier(
-            rules=load_rules(),
             keys=keys,
             outbox=Outbox(db),
             clock=SystemClock(),

@@ -6,15 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paceline_bounce.classify import load_rules, read_report
+from paceline_bounce.classify import read_report
 from paceline_bounce.domain.dsn import ACTIONS, read
-from paceline_bounce.domain.rules import classify
+from paceline_providers.classes import classify
 
 SAMPLES = Path(__file__).parents[2] / "data" / "eml"
 REPORTS = sorted(SAMPLES.glob("dsn-*.eml"))
 TOKEN = "job_5851f42d4c957f2d.ws_5851f42d4c957f2d.1." + "A" * 43
 MESSAGE_ID = "<01hq3v8k2c.1@acme.test>"
-RULES = load_rules()
 
 # name: action, status, code, class
 EXPECTED: dict[str, tuple[str, str | None, int | None, str]] = {
@@ -63,8 +62,8 @@ def test_each_dialect_tells_who_what_and_why(name: str) -> None:
     _, recipients = read_report((SAMPLES / f"{name}.eml").read_bytes())
 
     last = recipients[-1]
-    rule = classify(RULES, status=last.status, code=last.code, text=last.diagnostic)
-    assert (last.action, last.status, last.code, rule.bounce_class) == EXPECTED[name]
+    meaning = classify(last.code, last.status, last.diagnostic, "dsn")
+    assert (last.action, last.status, last.code, meaning) == EXPECTED[name]
 
 
 @pytest.mark.parametrize(
@@ -174,4 +173,4 @@ def test_damaged_reports_are_read_and_every_recipient_gets_a_verdict(
         assert one.action in ACTIONS
         assert one.addresses
         assert "\x00" not in one.diagnostic
-        classify(RULES, status=one.status, code=one.code, text=one.diagnostic)
+        classify(one.code, one.status, one.diagnostic, "dsn")

@@ -97,7 +97,8 @@ def first_match(
     if status is not None and _STATUS.fullmatch(status) is None:
         status = None
     if code is None and status is not None:
-        code = int(status[0]) * 100
+        # One digit: a whole code, such as 500, would mean something of its own.
+        code = int(status[0])
     return next(rule for rule in rules if rule.matches(code, status, text, phase))
 
 

@@ -1,17 +1,18 @@
 """The one place that knows everything: bounce's parts, put together."""
 
 from paceline_bounce import consumers
-from paceline_bounce.classify import Classifier, load_rules
+from paceline_bounce.classify import Classifier
 from paceline_bounce.metrics import METRICS
 from paceline_bounce.settings import BounceSettings
 from paceline_common.service import Service
+from paceline_providers.classes import rules
 
 
 def build(settings: BounceSettings) -> Service:
     """Return bounce, ready to run."""
+    rules()  # a bad rule stops the start, not the first report
     service = Service("bounce", settings, metrics=METRICS)
     classifier = Classifier(
-        rules=load_rules(),
         keys=service.keys,
         outbox=service.outbox,
         clock=service.clock,

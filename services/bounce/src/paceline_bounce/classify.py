@@ -6,13 +6,11 @@ of a hard-bounced address, the `bounced` event.
 
 import email
 import email.policy
-import tomllib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from importlib import resources
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from flufl.bounce import all_failures
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -20,33 +18,23 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from paceline_bounce import health
 from paceline_bounce.domain import dsn
 from paceline_bounce.domain.dsn import Recipient, Report
-from paceline_bounce.domain.rules import BounceClass, Rule, classify, parse_rules
 from paceline_bounce.domain.trust import Sent, distrust
 from paceline_bounce.health import Counted, volume_of
 from paceline_common import events, ids, telemetry, topics
 from paceline_common.address import AddressHasher, InvalidAddress
 from paceline_common.clock import Clock
 from paceline_common.db import Outbox, Outgoing, Queries
-from paceline_common.events import SendRejected
+from paceline_common.events import BounceClass, SendRejected
 from paceline_common.kafka.subscribe import Delivery
 from paceline_common.keys import ADDRESS_HASH_SECRET, KeyService
 from paceline_common.telemetry import Metrics
+from paceline_providers.classes import Rule, rule_for
 
 PROVIDER_LIMIT: Final = "provider_limit"
 # A provider counts over a rolling day (PROVIDERS §7).
 _LIMIT_HOLD: Final = timedelta(hours=24)
 _QUERIES: Final = Queries("paceline_bounce")
 _log = telemetry.logger("classify")
-
-
-def load_rules() -> tuple[Rule, ...]:
-    """Read `rules/*.toml` in order of file name; raise `ValueError` for a bad rule."""
-    directory = resources.files("paceline_bounce") / "rules"
-    files = sorted(
-        (file for file in directory.iterdir() if file.name.endswith(".toml")),
-        key=lambda file: file.name,
-    )
-    return parse_rules(tomllib.loads(file.read_text(encoding="utf-8")) for file in files)
 
 
 def read_report(raw: bytes) -> tuple[Report, tuple[Recipient, ...]]:
@@ -93,13 +81,11 @@ class Classifier:
     def __init__(
         self,
         *,
-        rules: Sequence[Rule],
         keys: KeyService,
         outbox: Outbox,
         clock: Clock,
         metrics: Metrics,
     ) -> None:
-        self._rules = rules
         self._keys = keys
         self._outbox = outbox
         self._clock = clock
@@ -190,12 +176,7 @@ class Classifier:
                     received_in=one.mailbox_id,
                     recipient_hashes=_hashes(hasher, recipient.addresses),
                 )
-                rule = classify(
-                    self._rules,
-                    status=recipient.status,
-                    code=recipient.code,
-                    text=recipient.diagnostic,
-                )
+                rule = rule_for(recipient.code, recipient.status, recipient.diagnostic, "dsn")
                 if message is None or doubt is not None:
                     await self._record(
                         tx, workspace_id, one, part, recipient, None, "untrusted", doubt
@@ -217,7 +198,7 @@ class Classifier:
                         Bounce(
                             workspace_id=workspace_id,
                             sent=message,
-                            bounce_class=rule.bounce_class,
+                            bounce_class=_class_of(rule),
                             source="dsn",
                             status=recipient.status,
                             sentence=rule.sentence,
@@ -249,7 +230,7 @@ class Classifier:
                 "enrollment": message.enrollment_id if message else None,
                 "inbound": one.inbound_id,
                 "part": part,
-                "bounce_class": rule.bounce_class if rule else None,
+                "bounce_class": _class_of(rule) if rule else None,
                 "status": recipient.status if recipient else None,
                 "code": recipient.code if recipient else None,
                 "diagnostic": recipient.diagnostic if recipient else one.report.text,
@@ -420,6 +401,11 @@ def _texts(addresses: Iterable[Any]) -> set[str]:
     return {
         one.decode("utf-8", "replace") if isinstance(one, bytes) else str(one) for one in addresses
     }
+
+
+def _class_of(rule: Rule) -> BounceClass:
+    # No rule calls a report ambiguous (parse_rules).
+    return cast("BounceClass", rule.outcome_class.value)
 
 
 def _optional(kind: ids.Kind, text: str | None) -> int | None:

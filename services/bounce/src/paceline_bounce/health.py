@@ -7,8 +7,8 @@ from typing import Final, Literal
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from paceline_bounce.domain.rules import BounceClass
 from paceline_common.db import Queries
+from paceline_common.events import BounceClass
 
 Volume = Literal["sent", "hard", "soft", "block", "other"]
 _QUERIES: Final = Queries("paceline_bounce")
