@@ -10,9 +10,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 import redis
+from confluent_kafka import Consumer, Producer, TopicPartition
 
+from paceline_common import topics
 from paceline_local.parts.base import PartFailed
 from paceline_local.ports import LOOPBACK, is_free
 from paceline_local.process import wait_until
@@ -210,3 +213,25 @@ def test_servers_listen_on_the_loopback_address_only(stack: Stack) -> None:
     # 127.0.0.1, as such or as an IPv4-mapped address; both are written in host order.
     loopback = ("0100007F", "0000000000000000FFFF00000100007F")
     assert [address for address in listening if address.split(":")[0] not in loopback] == []
+
+
+def test_a_new_database_meets_no_old_events(small: Stack) -> None:
+    small.up(keys="twin", services=False)
+    small.kafka.add_publisher("acme")
+    names = (topics.LEAD_ENROLLED.name, topics.publisher_topic("acme"))
+    producer = Producer(small.kafka.client_config("stack"))
+    for name in names:
+        producer.produce(name, b"of the old database", partition=0)
+    assert producer.flush(20) == 0
+    with psycopg.connect(small.dsn()) as tx:
+        tx.execute("INSERT INTO gateway.workspace (name, timezone) VALUES ('old', 'UTC')")
+
+    small.recreate()
+
+    consumer = Consumer(small.kafka.client_config("stack") | {"group.id": "tests"})
+    for name in names:
+        low, high = consumer.get_watermark_offsets(TopicPartition(name, 0), timeout=20)
+        assert (low, high) == (1, 1), name
+    consumer.close()
+    with psycopg.connect(small.dsn()) as tx:
+        assert tx.execute("SELECT count(*) FROM gateway.workspace").fetchone() == (0,)

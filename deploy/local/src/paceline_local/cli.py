@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
-from typing import Annotated, Final
+from typing import Annotated, Final, NoReturn
 
 import typer
 from rich.console import Console
@@ -76,9 +76,13 @@ def _up(stack: Stack, *, keys: Kind | None, services: bool) -> None:
         with Progress(_out) as progress:
             stack.up(keys=keys, services=services, report=progress)
     except StackFailed as failed:
-        for failure in failed.failures:
-            _explain(stack, failure)
-        raise typer.Exit(1) from failed
+        _give_up(stack, failed)
+
+
+def _give_up(stack: Stack, failed: PartFailed | StackFailed) -> NoReturn:
+    for failure in failed.failures if isinstance(failed, StackFailed) else [failed]:
+        _explain(stack, failure)
+    raise typer.Exit(1) from failed
 
 
 def _explain(stack: Stack, failure: PartFailed) -> None:
@@ -166,9 +170,8 @@ def restart(
     stack.stop(part)
     try:
         stack.start(part)
-    except PartFailed as failure:
-        _explain(stack, failure)
-        raise typer.Exit(1) from failure
+    except PartFailed as failed:
+        _give_up(stack, failed)
 
 
 @app.command()
@@ -188,15 +191,14 @@ def recreate(
     *,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Drop the stack's database and make it anew (after a revision was rewritten, say)."""
+    """Drop the stack's database with all events, make it anew (a revision was rewritten, say)."""
     stack = Stack()
-    yes or typer.confirm("Drop the database of this stack?", abort=True)
+    yes or typer.confirm("Drop the database of this stack, and all its events?", abort=True)
     try:
         with Progress(_out) as progress:
             stack.recreate(progress)
-    except PartFailed as failure:
-        _explain(stack, failure)
-        raise typer.Exit(1) from failure
+    except (PartFailed, StackFailed) as failed:
+        _give_up(stack, failed)
 
 
 @app.command()
@@ -212,9 +214,8 @@ def vault() -> None:
                 lambda line: progress("vault", "working", line),
             )
             progress("vault", "ready", str(binary))
-    except PartFailed as failure:
-        _explain(stack, failure)
-        raise typer.Exit(1) from failure
+    except PartFailed as failed:
+        _give_up(stack, failed)
 
 
 @app.command()

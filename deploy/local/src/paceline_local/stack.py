@@ -127,9 +127,20 @@ class Stack:
             part.start_with(lambda _line: None, extra or {})
 
     def recreate(self, report: Report = _silent) -> None:
-        """Drop the stack's database and make it anew; services reconnect by themselves."""
+        """Drop the stack's database, empty its topics, and make the database anew.
+
+        Services that run are ended before and started again: none may carry what
+        it read of the old database into the new one.
+        """
         with self._lock():
+            running = [one for one in self.services.values() if self.processes.find(one.name)]
+            for service in running:
+                self._stop(service, report)
+            report(self.kafka.name, "working", "emptying the topics")
+            self.kafka.empty_topics()
             self.schema.recreate(partial(report, self.schema.name, "working"))
+            if running:
+                self._start_all([[service] for service in running], report)
 
     def kill(self, service: str, signum: int = signal.SIGKILL) -> None:
         """Send a signal to a process of the stack; raise `ProcessLookupError` when none runs.

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import OFFSET_END, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AclBinding,
     AclBindingFilter,
@@ -250,6 +250,18 @@ class Kafka:
         )
         self._set_acls(principals, acls)
         marker.write_text(stamp)
+
+    def empty_topics(self) -> None:
+        """Delete every record; topics, ACLs and the groups' offsets stay as they are."""
+        admin = self.admin()
+        described = admin.list_topics(timeout=_CALL_SECONDS).topics
+        everything = [
+            TopicPartition(name, partition, OFFSET_END)
+            for name, topic in described.items()
+            if not name.startswith("__")
+            for partition in topic.partitions
+        ]
+        _settle(admin.delete_records(everything))
 
     def add_publisher(self, publisher: str) -> dict[str, Any]:
         """Make an external publisher's principal, topic and ACLs; return its client settings."""
