@@ -1,9 +1,12 @@
 """Leads by JSON, what became of them, and what is read of them afterwards."""
 
+import email_validator
 import pytest
 
 from paceline_common import ids
 from paceline_common.address import AddressHasher
+from paceline_gateway.app import build
+from paceline_gateway.parts import Parts
 
 from .conftest import Tenant, enroll
 
@@ -32,6 +35,23 @@ async def test_good_leads_are_published_and_bad_ones_listed(
                            " AND workspace_id = %s ORDER BY id", tenant.number)  # fmt: skip
     # One order per lead, however its address is spelt; the key shows none of it.
     assert row["key"] == hasher.address("ann@lead.test").hex()
+
+
+async def test_special_use_domains_are_refused_where_the_setting_does_not_allow_them(
+    tenant: Tenant, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    campaign = await tenant.campaign()
+    leads = {"leads": [{"email": "ann@lead.test"}, {"email": "bob@example.com"}]}
+    path = f"/v1/campaigns/{campaign}/leads"
+    # Back to what this stack says once the test is over.
+    monkeypatch.setattr(email_validator, "TEST_ENVIRONMENT", True)
+    strict = build(parts.settings.model_copy(update={"accept_test_domains": False}))
+    answer = await tenant.call("POST", path, 202, json=leads)
+    assert [one["index"] for one in answer["accepted"]] == [1]
+    assert [(one["index"], one["code"]) for one in answer["errors"]] == [(0, "email_invalid")]
+    await strict.db.close()
+    strict.keys.close()
+    await strict.http.state.parts.prober.close()
 
 
 @pytest.mark.parametrize(

@@ -381,7 +381,7 @@ async def house(world: World) -> AsyncIterator[House]:
         store=store,
         state=state,
         pacer=pacer,
-        enroller=Enroller(queries, hasher, pacer.wake.set),
+        enroller=Enroller(queries, hasher, pacer.wake.set, accept_test_domains=True),
         outcomes=Outcomes(queries, outbox, pacer.wake.set),
         changes=Changes(queries, mailboxes, settler, pacer.wake.set),
         settler=settler,

@@ -3,7 +3,9 @@
 import pytest
 
 from paceline_common import ids
+from paceline_common.address import AddressHasher
 from paceline_common.kafka.subscribe import EventFault
+from paceline_scheduler.enroll import Enroller
 
 from .conftest import HASHER, WS, House, World
 
@@ -96,6 +98,23 @@ async def test_address_that_is_none_is_refused_on_a_receipt_or_as_the_publishers
         await house.enroll(world.lead("jane-doe.example.org", publisher="crm"))
     assert fault.value.code == "invalid_email"
     assert "jane" not in fault.value.message
+
+
+async def test_special_use_domains_are_enrolled_only_where_the_setting_says_so(
+    world: World, house: House
+) -> None:
+    async def hasher() -> AddressHasher:
+        return HASHER
+
+    world.mailbox(1)
+    world.campaign()
+    strict = Enroller(house.queries, hasher, lambda: None)
+    leads = [world.lead("a@x.test"), world.lead("b@example.com")]
+    async with house.db.transaction([WS]) as tx:
+        await strict.enroll(tx, leads)
+    assert sorted(receipts(world)) == [("enrolled", None), ("refused", "invalid_email")]
+    await house.enroll(world.lead("c@x.test"))
+    assert receipts(world).count(("enrolled", None)) == 2
 
 
 async def test_publisher_enrolls_only_where_it_may(world: World, house: House) -> None:

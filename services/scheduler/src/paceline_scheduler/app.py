@@ -37,7 +37,7 @@ def build(settings: SchedulerSettings) -> Service:
         return hashers[0]
 
     for subscription in consumers.subscriptions(
-        Enroller(queries, hasher, pacer.wake.set),
+        Enroller(queries, hasher, pacer.wake.set, accept_test_domains=settings.accept_test_domains),
         Outcomes(queries, service.outbox, pacer.wake.set),
         Changes(queries, mailboxes, settler, pacer.wake.set),
     ):

@@ -46,7 +46,8 @@ class Enroller:
     """Takes batches of lead-enrolled, in the wrapper's transaction.
 
     `hasher` is asked for at first use, since its key lies in the key service.
-    `wake` is called once a batch has committed.
+    `wake` is called once a batch has committed. With `accept_test_domains`
+    addresses in `.test` (RFC 2606) are taken too; they reach nobody.
     """
 
     def __init__(
@@ -54,10 +55,13 @@ class Enroller:
         queries: Queries,
         hasher: Callable[[], Any],
         wake: Callable[[], None],
+        *,
+        accept_test_domains: bool = False,
     ) -> None:
         self._queries = queries
         self._hasher = hasher
         self._wake = wake
+        self._accept_test_domains = accept_test_domains
 
     async def enroll(self, tx: AsyncConnection, deliveries: Sequence[Lead]) -> None:
         """Enroll, or answer why not. Raises `EventFault` for what the producer must repair.
@@ -77,7 +81,7 @@ class Enroller:
             assert campaign_id is not None
             if (entry := _id("qua", one.body.replay_of)) is not None:
                 replayed.append((one.workspace_id, entry))
-            email, problem = _valid(one.body.email)
+            email, problem = _valid(one.body.email, accept_test=self._accept_test_domains)
             if problem is None:
                 asked.append(
                     _Asked(
@@ -261,11 +265,12 @@ def _id(kind: ids.Kind, text: str | None) -> int | None:
         raise EventFault("invalid_id", f"an id that begins with {kind}_ is not valid") from None
 
 
-def _valid(email: str) -> tuple[str, str | None]:
+def _valid(email: str, *, accept_test: bool) -> tuple[str, str | None]:
     """Return the address in its one spelling, or what is wrong with it (without repeating it)."""
     try:
-        # `.test` (RFC 2606) reaches nobody, and is what installations are tried with.
-        checked = validate_email(email.strip(), check_deliverability=False, test_environment=True)
+        checked = validate_email(
+            email.strip(), check_deliverability=False, test_environment=accept_test
+        )
         return normalise(checked.normalized), None
     except EmailNotValidError as error:
         return "", _without_quotes(str(error))

@@ -1,0 +1,7 @@
+"""What an installation gets without saying anything."""
+
+from paceline_scheduler.settings import SchedulerSettings
+
+
+def test_special_use_domains_are_refused_unless_the_installation_says_otherwise() -> None:
+    assert SchedulerSettings.model_fields["accept_test_domains"].default is False
