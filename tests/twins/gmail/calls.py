@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from email import message_from_bytes, policy
@@ -21,6 +22,7 @@ _HISTORY_FIELDS: Final = {
     "labelAdded": "labelsAdded",
     "labelRemoved": "labelsRemoved",
 }
+_BLANK_LINE: Final = re.compile(rb"\r?\n\r?\n")
 _MAX_BYTES: Final = 36_700_160
 # PROVIDERS §1.2: raw in JSON works up to a body of 5 MB.
 _MAX_JSON_BYTES: Final = 5_242_880
@@ -112,12 +114,14 @@ class Call:
         head = message_from_bytes(
             f"Content-Type: {self.content_type}\r\n\r\n".encode(), policy=policy.default
         )
-        boundary = f"--{head.get_boundary()}".encode()
-        parts = (b"\r\n" + self.body).split(b"\r\n" + boundary)[1:-1]
-        if head.get_content_type() != "multipart/related" or len(parts) != 2:
+        # Google's own client frames its parts with bare line ends.
+        boundary = rb"\r?\n--" + re.escape(f"{head.get_boundary()}".encode())
+        parts = re.split(boundary, b"\n" + self.body)[1:-1]
+        whole = len(parts) == 2 and all(_BLANK_LINE.search(part) for part in parts)
+        if head.get_content_type() != "multipart/related" or not whole:
             raise Refused(400, "badContent", "Malformed multipart body.")
-        document, raw = (part.partition(b"\r\n\r\n")[2] for part in parts)
-        if b"message/rfc822" not in parts[1].partition(b"\r\n\r\n")[0].lower():
+        (_, document), (kind, raw) = (_BLANK_LINE.split(part, maxsplit=1) for part in parts)
+        if b"message/rfc822" not in kind.lower():
             raise Refused(400, "badContent", "Media type not supported")
         return raw, resource_of(self._json(document))
 

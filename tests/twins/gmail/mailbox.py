@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from email.utils import format_datetime, getaddresses
+from functools import cached_property
 from typing import Any, Final
 
 SYSTEM_LABELS: Final = ("INBOX", "SENT", "DRAFT", "SPAM", "TRASH", "UNREAD", "STARRED", "IMPORTANT")
@@ -57,7 +58,7 @@ class Stored:
     labels: set[str]
     history_id: int = 0
 
-    @property
+    @cached_property
     def parsed(self) -> EmailMessage:
         """The message, parsed."""
         return _parsed(self.raw)
@@ -206,6 +207,8 @@ class Mailbox:
         """
         parsed = _parsed(raw)
         named = set(f"{parsed['References'] or ''} {parsed['In-Reply-To'] or ''}".split())
+        if not named:
+            return None
         subject = _REPLY_MARK.sub("", str(parsed["Subject"] or ""))
         for one in self.messages.values():
             fits = one.header("Message-ID") in named and (

@@ -186,7 +186,8 @@ class GmailTwin:
         access = self.identity.who(request.headers.get("authorization"))
         if access is None:
             message = "Request had invalid authentication credentials."
-            return failure(401, "authError", message, {"WWW-Authenticate": "Bearer"})
+            challenge = 'Bearer realm="https://accounts.google.com/", error="invalid_token"'
+            return failure(401, "authError", message, {"WWW-Authenticate": challenge})
         if one.operation.scopes.isdisjoint(access.scopes):
             message = "Request had insufficient authentication scopes."
             raise Refused(403, "insufficientPermissions", message)

@@ -79,14 +79,6 @@ class Reply:
         """The body as text."""
         return self.body.decode("utf-8", "replace")
 
-    def document(self) -> dict[str, Any]:
-        """Return the body as a JSON object, an empty one when it is none."""
-        try:
-            found = json.loads(self.body)
-        except ValueError:
-            return {}
-        return found if isinstance(found, dict) else {}
-
     def decoded(self, shape: type[_Shape]) -> _Shape | None:
         """Return the body as a `msgspec` type, None when it has another shape."""
         try:

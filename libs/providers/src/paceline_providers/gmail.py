@@ -404,7 +404,8 @@ def _too_large(message: bytes) -> Rejected:
 
 def _addressed(message: bytes) -> set[str]:
     """Return all that Gmail would send the message to, in lower case."""
-    parsed = BytesHeaderParser(policy=SMTP).parsebytes(message)
+    head = message.partition(b"\r\n\r\n")[0]
+    parsed = BytesHeaderParser(policy=SMTP).parsebytes(head)
     return {
         address.addr_spec.lower()
         for name in ("to", "cc", "bcc")
