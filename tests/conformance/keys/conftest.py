@@ -106,6 +106,7 @@ def started(kind: str, directory: Path) -> Iterator[Running]:
         command = [
             sys.executable, "-m", "tests.twins.vault",
             "--port", str(port), "--root-token-file", str(token_file),
+            "--state", str(directory / "state.json"),
         ]  # fmt: skip
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -8,14 +8,17 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
 import pytest
 import redis
 from confluent_kafka import Consumer, Producer, TopicPartition
+from pydantic import SecretStr
 
 from paceline_common import topics
+from paceline_common.keys import KeyAdmin, KeyService
 from paceline_local.parts.base import PartFailed
 from paceline_local.ports import LOOPBACK, is_free
 from paceline_local.process import wait_until
@@ -156,6 +159,39 @@ def test_a_port_is_kept_while_it_is_free_and_changed_when_it_is_taken(small: Sta
         assert f"PACELINE_PORT_REDIS={moved}\n" in small.layout.ports_file.read_text()
         with redis.Redis.from_url(small.redis.url()) as client:
             assert client.ping()
+
+
+@dataclass(frozen=True)
+class Login:
+    """What a client of the key service needs to sign in."""
+
+    keys_url: str
+    keys_role_id: str
+    keys_secret_id: SecretStr
+
+
+def login(stack: Stack, principal: str) -> Login:
+    secret = stack.passwords.get(principal, "paceline_keys_secret_id")
+    return Login(stack.keys.url(), stack.keys.role_id(principal), SecretStr(secret))
+
+
+async def test_what_the_twin_sealed_opens_after_a_restart(small: Stack) -> None:
+    small.start("keys")
+    admin = KeyAdmin(login(small, "admin"))
+    await admin.create_workspace_keys(1)
+    admin.close()
+    async with KeyService(login(small, "gateway")) as gateway:
+        sealed = await gateway.seal("send", 1, b"a password", table="mailbox", row=7)
+    before = login(small, "sender")
+
+    small.stop("keys")
+    small.start("keys")
+
+    # The login as well: a service that runs meanwhile goes on.
+    assert login(small, "sender") == before
+    async with KeyService(before) as sender:
+        assert await sender.open("send", 1, sealed, table="mailbox", row=7) == b"a password"
+    assert (small.layout.state / "twin.json").stat().st_mode & 0o777 == 0o600
 
 
 def break_redis(stack: Stack) -> None:

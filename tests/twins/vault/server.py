@@ -1,8 +1,8 @@
 """The key-service twin: the subset of Vault's HTTP API that Paceline uses, in memory.
 
 For development and tests only: keys live in this process, unprotected, and die
-with it. Paths, status codes and error bodies are Vault's; one conformance suite
-(`tests/conformance/keys`) holds both to the same answers.
+with it unless somebody keeps its `state`. Paths, status codes and error bodies are
+Vault's; one conformance suite (`tests/conformance/keys`) holds both to the same answers.
 """
 
 import json
@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from tests.twins.vault import acl
+from tests.twins.vault.state import Role, Secret, State
 from tests.twins.vault.transit import Body, Refused, Transit
 
 VERSION = "1.21.2+twin"
@@ -60,24 +61,6 @@ class Token:
             "token_type": "service",
             "orphan": True,
         }
-
-
-@dataclass
-class Role:
-    """An AppRole."""
-
-    token_policies: tuple[str, ...]
-    ttl_s: float
-    max_ttl_s: float
-    role_id: str = field(default_factory=lambda: str(uuid.uuid4()))
-    secret_ids: set[str] = field(default_factory=set)
-
-
-@dataclass
-class Secret:
-    """The versions of one KV v2 path; None is a deleted one."""
-
-    versions: list[dict[str, Any] | None] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -121,16 +104,17 @@ Handler = Callable[..., Answer]
 
 
 class KeyTwin:
-    """The whole state, and `answer`, which serves one request."""
+    """The whole `state`, and `answer`, which serves one request."""
 
-    def __init__(self, root_token: str) -> None:
+    def __init__(self, root_token: str, state: State | None = None) -> None:
+        self.state = state or State()
         self._tokens = {root_token: Token(root_token, ("root",))}
-        self._policies: dict[str, tuple[str, acl.Rules]] = {}
-        self._roles: dict[str, Role] = {}
-        self._secrets: dict[str, Secret] = {}
-        self._mounts = {"secret/": {"type": "kv", "options": {"version": "2"}}}
-        self._auths = {"token/": {"type": "token"}}
-        self._transit = Transit()
+        self._rules = {name: acl.parse(text) for name, text in self.state.policies.items()}
+        self._roles = self.state.roles
+        self._secrets = self.state.secrets
+        self._mounts = self.state.mounts
+        self._auths = self.state.auths
+        self._transit = Transit(self.state.keys)
         self._sealed = False
         self._routes: list[tuple[str, re.Pattern[str], Handler]] = [
             (operation, re.compile(pattern), handler)
@@ -178,7 +162,7 @@ class KeyTwin:
     def _authorize(self, token: Token, path: str, operation: str) -> None:
         if "root" in token.policies:
             return
-        rules = [self._policies[name][1] for name in token.policies if name in self._policies]
+        rules = [self._rules[name] for name in token.policies if name in self._rules]
         allowed = acl.capabilities([acl.DEFAULT_POLICY, *rules], path)
         if operation == "update" and self._is_new(path):
             operation = "create"
@@ -205,9 +189,7 @@ class KeyTwin:
                 "delete": self._delete_policy,
             },
             r"sys/policies/acl": {
-                "list": lambda _: Answer(
-                    data={"keys": sorted(["root", "default", *self._policies])}
-                )
+                "list": lambda _: Answer(data={"keys": sorted(["root", "default", *self._rules])})
             },
             r"sys/mounts": {"read": lambda _: _listing(self._mounts)},
             r"sys/auth": {"read": lambda _: _listing(self._auths)},
@@ -286,6 +268,7 @@ class KeyTwin:
             "performance_standby": False,
             "server_time_utc": int(time.time()),
             "cluster_name": "twin",
+            "cluster_id": self.state.cluster_id,
             "enterprise": False,
         }
         return Answer(503 if self._sealed else 200, bare=health)
@@ -295,20 +278,22 @@ class KeyTwin:
         return _NOTHING
 
     def _read_policy(self, _: Call, name: str) -> Answer:
-        if name not in self._policies:
+        if name not in self.state.policies:
             raise Refused(404)
-        return Answer(data={"name": name, "policy": self._policies[name][0]})
+        return Answer(data={"name": name, "policy": self.state.policies[name]})
 
     def _write_policy(self, call: Call, name: str) -> Answer:
         text = call.body.get("policy", "")
         try:
-            self._policies[name] = (text, acl.parse(text))
+            self._rules[name] = acl.parse(text)
         except (ValueError, KeyError, TypeError) as error:
             raise Refused(400, f"failed to parse policy: {error}") from None
+        self.state.policies[name] = text
         return _NOTHING
 
     def _delete_policy(self, _: Call, name: str) -> Answer:
-        self._policies.pop(name, None)
+        self._rules.pop(name, None)
+        self.state.policies.pop(name, None)
         return _NOTHING
 
     def _mount(self, call: Call, path: str) -> Answer:
@@ -468,8 +453,12 @@ class KeyTwin:
         return Answer(data={"keys": below})
 
 
-def application(twin: KeyTwin) -> Starlette:
-    """Return the ASGI application that serves `twin` at `/v1/`."""
+def application(twin: KeyTwin, keep: Callable[[State], None] = lambda _: None) -> Starlette:
+    """Return the ASGI application that serves `twin` at `/v1/`.
+
+    `keep` is given the state after every call that may have changed it, before
+    the call is answered.
+    """
 
     async def endpoint(request: Request) -> Response:
         raw = await request.body()
@@ -481,14 +470,18 @@ def application(twin: KeyTwin) -> Starlette:
             method = request.method
             if method == "GET" and request.query_params.get("list") == "true":
                 method = "LIST"
-            answer = twin.answer(
-                method,
-                request.path_params["path"],
-                body or {},
-                request.headers.get("x-vault-token")
-                or request.headers.get("authorization", "").removeprefix("Bearer ")
-                or None,
-            )
+            try:
+                answer = twin.answer(
+                    method,
+                    request.path_params["path"],
+                    body or {},
+                    request.headers.get("x-vault-token")
+                    or request.headers.get("authorization", "").removeprefix("Bearer ")
+                    or None,
+                )
+            finally:
+                if method not in ("GET", "LIST"):
+                    keep(twin.state)
         except Refused as refusal:
             return JSONResponse({"errors": list(refusal.errors)}, refusal.status)
         rendered = answer.rendered()

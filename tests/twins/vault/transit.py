@@ -198,8 +198,8 @@ class Key:
 class Transit:
     """All keys of one mount."""
 
-    def __init__(self) -> None:
-        self.keys: dict[str, Key] = {}
+    def __init__(self, keys: dict[str, Key]) -> None:
+        self.keys = keys
 
     def create(self, name: str, body: Body) -> tuple[dict[str, Any], list[str]]:
         """Make a key unless it exists; return its description and warnings."""

@@ -41,7 +41,7 @@ listener "tcp" {{
 
 
 class Keys:
-    """Vault keeps its keys on disk over a restart; the twin's die with it."""
+    """Vault keeps its keys on disk over a restart; so does the twin, in the clear."""
 
     name: ClassVar[str] = "keys"
     processes: ClassVar[tuple[str, ...]] = ("keys",)
@@ -50,6 +50,7 @@ class Keys:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._home = site.layout.state / "vault"
+        self._twin_state = site.layout.state / "twin.json"
         self._choice = site.layout.run / "keys"
 
     @property
@@ -106,6 +107,7 @@ class Keys:
         argv = [
             sys.executable, "-m", "tests.twins.vault",
             "--port", str(self._site.ports["keys"]), "--root-token-file", str(token),
+            "--state", str(self._twin_state),
         ]  # fmt: skip
         self._spawn(say, argv, fingerprint(argv), REPOSITORY)
         await_ready(self._site, self.name, self.name, self.ready, 30, "read the log")
@@ -179,16 +181,13 @@ class Keys:
         passwords.put("stack", "keys_provisioned", stamp)
 
     def _identity(self) -> object:
-        """Name the store of keys: Vault's cluster, or the very process of the twin."""
-        if self.kind == "vault":
-            return self._health().get("cluster_id")
-        record = self._site.processes.find(self.name)
-        return (record.pid, record.start_ticks, record.boot) if record else None
+        """Name the store of keys."""
+        return self._health().get("cluster_id")
 
     def _seed_address_hash(self) -> None:
         """Store this stack's own address-hash key where none is.
 
-        The twin forgets it, and a new one would lose every suppression in Postgres.
+        Vault and twin share it: another one would lose every suppression in Postgres.
         """
         passwords = self._site.passwords
         held = passwords.folder("stack") / "address_hash"
