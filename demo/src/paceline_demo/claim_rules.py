@@ -2,10 +2,15 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from typing import Final
 
+from paceline_common import topics
 from paceline_demo import scenario as cast
 from paceline_demo.facts import Enrolled, LogText, Promise, RowError, Run, absence, tell
 from paceline_demo.scenario import Kind
+
+# The mail host's logs hold addresses, as any mail server's do.
+_WRITE_LOGS: Final = frozenset({*topics.SERVICES, "postgres", "redis", "kafka", "keys"})
 
 
 def wrong_password_told(run: Run) -> Promise:
@@ -183,16 +188,15 @@ def all_parts_up(run: Run) -> Promise:
 
 
 def nothing_leaked(logs: Iterable[LogText], secrets: Mapping[str, str]) -> Promise:
-    """No log holds a secret, a body or an address. The evidence never repeats one."""
+    """No log of ours holds a secret, a body or an address. The evidence never repeats one."""
     faults: list[str] = []
-    read = 0
+    read: set[str] = set()
     for log in logs:
-        read += 1
+        read.add(log.path.stem)
         lowered = log.text.casefold()
         found = Counter(what for text, what in secrets.items() if text.casefold() in lowered)
         faults += [f"{log.path.name}: {what} ×{count}" for what, count in found.items()]
-    if not read:
-        faults.append("no log was read")
+    faults += [f"{part} has no log" for part in sorted(_WRITE_LOGS - read)]
     return absence(
-        "no secret, body or address in a log", faults, f"{read} logs, {len(secrets)} texts"
+        "no secret, body or address in a log", faults, f"{len(read)} logs, {len(secrets)} texts"
     )

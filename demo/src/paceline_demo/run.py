@@ -83,8 +83,10 @@ class _LogMarks:
 
     def read(self, path: Path) -> str:
         """Return what was written to a log since the run began."""
+        mark = self._marks.get(path, 0)
         with path.open("rb") as stream:
-            stream.seek(self._marks.get(path, 0))
+            # A part that started again may have begun its log anew.
+            stream.seek(mark if mark <= path.stat().st_size else 0)
             return stream.read().decode(errors="replace")
 
     def logs(self) -> list[LogText]:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from pathlib import Path
 
+from paceline_common import topics
 from paceline_demo import scenario as cast
 from paceline_demo.checker import check
 from paceline_demo.facts import (
@@ -167,7 +168,8 @@ def faultless(home: Path) -> Run:
     scenario = _few(cast.build())
     mails: list[Mail] = []
     run = Run(home, scenario, mails, {}, {}, {}, Diary(), _claims(scenario))
-    run.logs.append(LogText(Path("sender.log"), '{"event": "submitted", "job": "job_1"}'))
+    for part in ("postgres", "redis", "kafka", "keys", *topics.SERVICES):
+        run.logs.append(LogText(Path(f"{part}.log"), '{"event": "submitted", "job": "job_1"}'))
     boxes = [sender.email for sender in scenario.senders]
     # A queue id is an instant: no two mailboxes submit at the same microsecond.
     clock = {box: START + timedelta(milliseconds=7 * n) for n, box in enumerate(boxes)}

@@ -257,8 +257,12 @@ def secret_logged(run: Run) -> None:
     run.logs.append(LogText(Path("reply.log"), "login with A-Password failed"))
 
 
-def no_log_read(run: Run) -> None:
-    run.logs.clear()
+def secret_in_the_databases_log(run: Run) -> None:
+    run.logs.append(LogText(Path("postgres.log"), "Key (password)=(A-Password) already exists."))
+
+
+def log_not_read(run: Run) -> None:
+    run.logs[:] = [log for log in run.logs if log.path.stem != "bounce"]
 
 
 BREACHES: dict[str, list[Spoil]] = {
@@ -297,7 +301,9 @@ BREACHES: dict[str, list[Spoil]] = {
     "forbidden workspace untouched": [trespassed],
     "audit chain verifies": [chain_broken, chain_too_short],
     "every part is up at the end": [part_dead],
-    "no secret, body or address in a log": [secret_logged, no_log_read],
+    "no secret, body or address in a log": [
+        secret_logged, secret_in_the_databases_log, log_not_read,
+    ],
 }  # fmt: skip
 
 
