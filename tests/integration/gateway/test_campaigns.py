@@ -52,6 +52,21 @@ async def test_pause_resume_and_stop_move_the_gate_with_the_status(tenant: Tenan
     ]  # fmt: skip
 
 
+async def test_a_paused_campaign_says_so_and_loses_no_lead(tenant: Tenant) -> None:
+    path = f"/v1/campaigns/{await tenant.ready_campaign()}"
+    await tenant.call("POST", f"{path}/start")
+    await tenant.call("POST", f"{path}/pause")
+    taken = await tenant.call(
+        "POST", f"{path}/leads", 202, json={"leads": [{"email": "ann@lead.test"}]}
+    )
+    assert (len(taken["accepted"]), taken["errors"]) == (1, [])
+    assert [one["email"] for one in tenant.outbox("lead-enrolled")] == ["ann@lead.test"]
+    for action in ("pause", "start"):
+        refused = await tenant.call("POST", f"{path}/{action}", 409)
+        assert (refused["code"], refused["status_now"]) == ("campaign_state", "paused")
+        assert refused["remedy"]
+
+
 async def test_the_view_shows_tiers_in_order(tenant: Tenant) -> None:
     pools = [await tenant.pool(name=name) for name in ("one", "two", "three")]
     campaign = await tenant.campaign(tiers=[[pools[2], pools[0]], [pools[1]]])
