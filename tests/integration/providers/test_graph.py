@@ -262,6 +262,8 @@ async def test_another_jobs_message_is_no_proof() -> None:
     async with connected() as ann:
         ann.mailbox.send_mail(mime("job_1.ws_1.1-macx"))
         assert await ann.provider.find_sent(RECIPIENT, JOB, ann.since) == NotSeen()
+        ann.mailbox.send_mail(mime(to="eve@example.test"))
+        assert await ann.provider.find_sent(RECIPIENT, JOB, ann.since) == NotSeen()
 
 
 async def test_a_next_page_elsewhere_gets_no_token() -> None:
@@ -366,6 +368,21 @@ async def test_a_draft_that_somebody_deleted_for_good_proves_nothing() -> None:
         for _ in range(2):
             ann.mailbox.delete(ann.mailbox.find(fence.draft_id))
         assert await ann.provider.destroy(fence) == Gone()
+
+
+async def test_a_draft_that_vanishes_before_the_deletion_proves_nothing() -> None:
+    async with connected() as ann:
+        fence = await ann.prepared(mime())
+        ann.twin.fail("delete", "slow", delay_s=0.2)
+        destroying = asyncio.create_task(ann.provider.destroy(fence))
+        await until(lambda: "delete" in ann.twin.calls)
+        # A person writes the recipient in again, sends, and clears up behind them.
+        draft = ann.mailbox.find(fence.draft_id)
+        draft.recipients["to"] = [("Bob", RECIPIENT)]
+        ann.mailbox.send(draft)
+        for _ in range(2):
+            ann.mailbox.delete(draft)
+        assert await destroying == Gone()
 
 
 @pytest.mark.parametrize("kind", ["reset_after", "done_then_status"])

@@ -25,6 +25,7 @@ from tests.integration.providers.graph_mailbox import (
     Connected,
     connected,
     mime,
+    until,
 )
 from tests.twins.graph.oauth import CLIENT_ID, CLIENT_SECRET
 from tests.twins.graph.wire import Request, Response, served
@@ -251,6 +252,30 @@ async def test_a_sent_message_keeps_what_only_a_draft_may_change() -> None:
         assert refused.status_code == 400
         assert refused.json()["error"]["code"] == "ErrorInvalidPropertySet"
         assert ann.mailbox.find(made["id"]).addresses == ["bob@example.test"]
+
+
+async def test_more_than_four_requests_at_once_are_refused() -> None:
+    async with connected() as ann:
+        ann.twin.fail("folder", "slow", times=6, delay_s=0.3)
+        asked = (ask(ann, "GET", "me/mailFolders/inbox") for _ in range(6))
+        answers = await asyncio.gather(*asked)
+        refused = [one for one in answers if one.status_code == 429]
+        assert len(refused) == 2
+        for one in refused:
+            check(one.json(), ERROR)
+            assert "MailboxConcurrency" in one.json()["error"]["message"]
+            assert one.headers["Retry-After"] == "1"
+        assert (ann.mailbox.most_active, ann.mailbox.active) == (4, 0)
+
+
+async def test_a_request_is_over_even_when_its_token_has_expired_meanwhile() -> None:
+    async with connected() as ann:
+        ann.twin.fail("folder", "slow", delay_s=0.2)
+        asking = asyncio.create_task(ask(ann, "GET", "me/mailFolders/inbox"))
+        await until(lambda: ann.mailbox.active == 1)
+        ann.twin.identity.expire(SENDER)
+        assert (await asking).status_code == 401
+        assert ann.mailbox.active == 0
 
 
 # ---- reading

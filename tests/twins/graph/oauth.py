@@ -7,7 +7,7 @@ shows them; codes as reference-error-codes does.
 import base64
 import hashlib
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -84,7 +84,7 @@ class Identity:
     """
 
     now: Callable[[], datetime]
-    known: Callable[[str], bool]
+    known: Collection[str]
     clients: dict[str, str] = field(default_factory=lambda: {CLIENT_ID: CLIENT_SECRET})
     redirect_uris: set[str] = field(default_factory=set)
     lifetime: timedelta = timedelta(seconds=3599)
@@ -136,15 +136,15 @@ class Identity:
         return access if access is not None and access.expires_at > self.now() else None
 
     def authorize(self, request: Request) -> Response:
-        """Consent at once for `login_hint` and go back to the application."""
+        """Consent at once for `login_hint`, or the only user, and go back to the application."""
         query = request.query
-        email = query.get("login_hint", "")
+        email = query.get("login_hint") or (next(iter(self.known)) if len(self.known) == 1 else "")
         if query.get("client_id") not in self.clients:
             return _page(700016)
         if self.redirect_uris and query.get("redirect_uri") not in self.redirect_uris:
             return _page(50011)
         back = {"state": query["state"]} if "state" in query else {}
-        number = self.refuse_authorize.get(email) or (None if self.known(email) else 50020)
+        number = self.refuse_authorize.get(email) or (None if email in self.known else 50020)
         if number is not None:
             error, words = _WORDS[number]
             error = "consent_required" if number in (90093, 90094, 65001) else error

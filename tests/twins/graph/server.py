@@ -40,9 +40,10 @@ class GraphTwin:
     late_answers: list[int] = field(default_factory=list)
     subscriptions: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
     _cursors: dict[str, Cursor] = field(default_factory=dict)
+    _inside: dict[int, Mailbox] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.identity = Identity(self.now, lambda email: email in self.mailboxes)
+        self.identity = Identity(self.now, self.mailboxes)
 
     # ---- the control API, as an object
 
@@ -164,14 +165,16 @@ class GraphTwin:
                 429, "ApplicationThrottled",
                 "Application is over its MailboxConcurrency limit.", self.now(), 1,
             )  # fmt: skip
+        # By request: its token may expire before it is over.
+        self._inside[id(request)] = mailbox
         mailbox.active += 1
         mailbox.most_active = max(mailbox.most_active, mailbox.active)
         return None
 
     def leave(self, request: Request) -> None:
         """See `wire.Application`."""
-        if self.operation(request) != "control" and (mailbox := self._mailbox_of(request)):
-            mailbox.active = max(0, mailbox.active - 1)
+        if (mailbox := self._inside.pop(id(request), None)) is not None:
+            mailbox.active -= 1
 
     def fault_for(self, request: Request) -> Fault | None:
         """See `wire.Application`."""

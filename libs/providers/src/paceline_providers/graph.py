@@ -253,8 +253,9 @@ class GraphProvider:
         recipients (ErrorInvalidRecipients); one that came earlier has made the item a sent
         one, and the PATCH fails or says so. Deleting then tidies up.
 
-        This rests on Graph's sending being done when it answers; after a 202 it is not, and
-        nobody may ask.
+        This rests on a send request without an answer being over, one way or the other, by
+        the time of asking (the lease and the provider's timeout). After a 202 Microsoft may
+        take as long as it likes: nobody may ask then.
         """
         if not self.capabilities.fence:
             return Unavailable(None, "the grant does not include drafts (Mail.ReadWrite)")
