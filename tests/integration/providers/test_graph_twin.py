@@ -2,7 +2,8 @@
 
 The shapes below are those of PROVIDERS §2 and of the pages of
 microsoftgraph/microsoft-graph-docs-contrib that stand beside them (api-reference/v1.0 and
-concepts), and of learn.microsoft.com/entra/identity-platform.
+concepts), and of learn.microsoft.com/entra/identity-platform. Names and types agree with the
+models of msgraph-sdk 1.65.0, which at 132 MB is too large to be installed for this.
 """
 
 import asyncio
@@ -42,7 +43,7 @@ MESSAGE: Shape = {
     "changeKey": TEXT, "categories": LIST, "receivedDateTime": "time", "sentDateTime": "time",
     "hasAttachments": FLAG, "internetMessageId": "message-id", "subject": TEXT,
     "bodyPreview": TEXT, "importance": TEXT, "parentFolderId": TEXT, "conversationId": TEXT,
-    "conversationIndex": TEXT, "isDeliveryReceiptRequested": MAYBE,
+    "conversationIndex": "binary", "isDeliveryReceiptRequested": MAYBE,
     "isReadReceiptRequested": FLAG, "isRead": FLAG, "isDraft": FLAG, "webLink": TEXT,
     "inferenceClassification": TEXT, "body": {"contentType": TEXT, "content": TEXT},
     "sender": {"emailAddress": {"name": TEXT, "address": TEXT}},
@@ -79,6 +80,7 @@ TOKEN_ERROR: Shape = {
 }  # fmt: skip
 _FORMS = {
     "time": re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"),
+    "binary": re.compile(r"(?:[A-Za-z0-9+/]{4})+(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"),
     "message-id": re.compile(r"<[^<>\s]+@[^<>\s]+>"),
 }
 

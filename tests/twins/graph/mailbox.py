@@ -385,7 +385,7 @@ def rendered(mailbox: Mailbox, item: Item, *, immutable: bool) -> dict[str, Any]
         "importance": "normal",
         "parentFolderId": mailbox.folder_id(item.folder),
         "conversationId": item.conversation_id,
-        "conversationIndex": "AQHa" + item.conversation_id[:20],
+        "conversationIndex": base64.b64encode(item.conversation_id.encode()[:22]).decode(),
         "isDeliveryReceiptRequested": None,
         "isReadReceiptRequested": False,
         "isRead": item.folder != "inbox",
