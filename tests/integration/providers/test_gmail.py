@@ -29,7 +29,14 @@ from paceline_providers.base import (
 )
 from paceline_providers.classes import OutcomeClass
 from paceline_providers.gmail import MESSAGE_MAX_BYTES, GmailProvider, GmailSettings, _Wrap
-from paceline_providers.proof import Destroyed, Found, TokenRefused, TokenUnavailable, Unavailable
+from paceline_providers.proof import (
+    Destroyed,
+    Found,
+    NotSeen,
+    TokenRefused,
+    TokenUnavailable,
+    Unavailable,
+)
 from paceline_providers.registry import API_PROVIDERS
 
 SENDER, RECIPIENT = "ann@north.test", "bob@example.test"
@@ -349,19 +356,25 @@ async def test_a_lost_thread_and_a_slot_that_closed_send_nothing() -> None:
 
 
 @asynccontextmanager
-async def answering(raw: bytes) -> AsyncIterator[str]:
-    """Serve one fixed answer, then close; gives the base URL."""
+async def answering(*raws: bytes) -> AsyncIterator[str]:
+    """Serve fixed answers, one each connection, the last one ever after; gives the base URL."""
+    left = list(raws)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(65536)
-        await asyncio.sleep(0)
-        writer.write(raw)
+        writer.write(left.pop(0) if len(left) > 1 else left[0])
         await writer.drain()
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+def answered(body: bytes) -> bytes:
+    """Return a whole answer 200."""
+    head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+    return head % len(body) + body
 
 
 @pytest.mark.parametrize(
@@ -388,8 +401,7 @@ async def test_the_status_decides_even_when_the_rest_is_lost(raw: bytes, kind: t
 
 @pytest.mark.parametrize("body", [b"[]", b"{}", b'{"messages":[{}]}', b"<html>", b'{"messages":7}'])
 async def test_looking_survives_any_answer(body: bytes) -> None:
-    raw = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
-    async with setting(MODIFY) as here, answering(raw) as url:
+    async with setting(MODIFY) as here, answering(answered(body)) as url:
         provider = replace(here.provider, base_url=url)
         found = await provider.find_sent(RECIPIENT, "job_1", LONG_AGO)
         assert not isinstance(found, Found)
@@ -470,6 +482,18 @@ async def test_mail_received_with_our_header_is_not_taken_for_sent() -> None:
     async with setting(MODIFY) as here:
         here.mailbox.receive(MESSAGE)
         assert not isinstance(await here.provider.find_sent(RECIPIENT, "job_1", LONG_AGO), Found)
+
+
+@pytest.mark.parametrize(("label", "kind"), [("DRAFT", NotSeen), ("SENT", Found)])
+async def test_an_index_that_calls_a_draft_sent_is_not_believed(label: str, kind: type) -> None:
+    shown = {
+        "id": "m1", "threadId": "t1", "labelIds": [label], "internalDate": "1791000000000",
+        "payload": {"headers": [{"name": "x-paceline-job", "value": "job_1"}]},
+    }  # fmt: skip
+    raws = (answered(b'{"messages":[{"id":"m1"}]}'), answered(json.dumps(shown).encode()))
+    async with setting(MODIFY) as here, answering(*raws) as url:
+        provider = replace(here.provider, base_url=url)
+        assert type(await provider.find_sent(RECIPIENT, "job_1", LONG_AGO)) is kind
 
 
 def test_json_and_base64_are_what_gmail_wants() -> None:
