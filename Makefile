@@ -6,8 +6,9 @@ MEMBERS := $(patsubst %/pyproject.toml,%,$(sort \
 	$(wildcard libs/*/pyproject.toml services/*/pyproject.toml) \
 	deploy/local/pyproject.toml demo/pyproject.toml))
 PROJECTS := $(MEMBERS:%=%/pyproject.toml)
-LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
-	--no-annotate -q $(foreach p,common providers gateway scheduler sender bounce reply audit \
+COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-annotate -q
+LOCK := $(COMPILE) $(foreach p,common providers gateway scheduler sender bounce reply audit \
 	local demo,--no-emit-package paceline-$(p)) $(PROJECTS)
 
 # Handed on to the demo and the stack when set: KEEP=1 KILL=sender KEYS=vault SVC=sender
@@ -56,6 +57,7 @@ lock: ## Compile the requirements with hashes
 	@[ -x $(BIN)/uv ] || deploy/local/setup
 	@$(LOCK) -o requirements/runtime.txt
 	@$(LOCK) --group dev -c requirements/runtime.txt -o requirements/dev.txt
+	@echo hatchling | $(COMPILE) -c requirements/dev.txt -o requirements/build.txt -
 
 up: setup ## Start the local stack (KEYS=vault for the real Vault)
 	@$(BIN)/paceline-local up $(if $(KEYS),--keys $(KEYS))
