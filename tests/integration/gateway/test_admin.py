@@ -79,6 +79,9 @@ def test_a_publisher_is_allowed_into_named_workspaces(admin: Admin) -> None:
     # In the local stack the admin is no Kafka administrator: it says what to make there.
     assert added["kafka"].startswith("not provisioned")
     assert "write on topic lead-enrolled.tests-crm" in added["acls"]
+    partitions = topics.LEAD_ENROLLED_BY_PUBLISHER.partitions
+    assert f"make the topic ({partitions} partitions, retention.ms=" in added["next"]
+    assert added["next"].endswith("paceline-local publisher tests-crm")
     admin("publisher", "allow", "tests-crm", other)
     admin("publisher", "allow", "tests-crm", other)
     (row,) = [one for one in admin("publisher", "list") if one["publisher"] == "tests-crm"]

@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from paceline_common import topics
 from paceline_local import vaultbuild
 from paceline_local.parts.base import PartFailed
 from paceline_local.parts.keys import Kind
@@ -127,17 +128,24 @@ def status(
 
 @app.command()
 def logs(
-    part: Annotated[str, typer.Argument(help="postgres, kafka, postfix, sender, …")],
+    part: Annotated[str, typer.Argument(help="postgres, kafka, postfix, sender, …")] = "",
     *,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as it grows.")] = False,
 ) -> None:
     """Print the log of one part."""
     stack = Stack()
+    known = sorted(p.stem for p in stack.layout.log.glob("*.log"))
+    if part not in known:
+        processes = [name for one in stack.parts().values() for name in one.processes]
+        if not part:
+            why = "whose log? (make logs SVC=sender)"
+        elif part in processes:
+            why = f"{part} has not run yet, so it has no log (make up)"
+        else:
+            why = f"no part is called {part!r}"
+        _out.print(f"{why}; logs: {', '.join(known) or 'none'}", markup=False, soft_wrap=True)
+        raise typer.Exit(1 if part in processes else 2)
     path = stack.processes.log_path(part)
-    if not path.exists():
-        known = ", ".join(sorted(p.stem for p in stack.layout.log.glob("*.log")))
-        _out.print(f"no log of {part!r}; there are: {known or 'none'}")
-        raise typer.Exit(1)
     flags = ["-n", "200", "-F"] if follow else ["-n", "+1"]
     os.execvp("tail", ["tail", *flags, str(path)])  # noqa: S606 - this process becomes tail
 
@@ -167,6 +175,10 @@ def restart(
 ) -> None:
     """End one part and start it again (after a change of its code, say)."""
     stack = Stack()
+    if part not in stack.parts():
+        known = ", ".join(stack.parts())
+        _out.print(f"no part is called {part!r}; parts: {known}", markup=False, soft_wrap=True)
+        raise typer.Exit(2)
     stack.stop(part)
     try:
         stack.start(part)
@@ -216,6 +228,29 @@ def vault() -> None:
             progress("vault", "ready", str(binary))
     except PartFailed as failed:
         _give_up(stack, failed)
+
+
+@app.command()
+def publisher(
+    name: Annotated[str, typer.Argument(help="As given to `paceline-admin publisher add`.")],
+) -> None:
+    """Make Kafka's side of an external publisher: topic, principal, password, ACLs."""
+    stack = Stack()
+    if not stack.processes.find(stack.kafka.name):
+        _out.print("kafka does not run (make up)")
+        raise typer.Exit(1)
+    settings = stack.kafka.add_publisher(name)
+    principal = settings["sasl.username"]
+    password = stack.passwords.folder(principal) / "paceline_kafka_password"
+    for label, value in (
+        ("topic", topics.publisher_topic(name)),
+        ("bootstrap.servers", settings["bootstrap.servers"]),
+        ("security.protocol", settings["security.protocol"]),
+        ("sasl.mechanism", settings["sasl.mechanism"]),
+        ("sasl.username", principal),
+        ("sasl.password", f"in {password}"),
+    ):
+        _out.print(f"{label:<18} {value}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

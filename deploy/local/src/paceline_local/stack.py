@@ -183,14 +183,14 @@ class Stack:
 
     def start(self, name: str) -> None:
         """Start one part and wait until it is ready."""
-        part = self._named(name)
+        part = self.parts()[name]
         with self._lock():
             self._assign([part])
             part.start(lambda _line: None)
 
     def stop(self, name: str) -> None:
         """End one part."""
-        self._named(name).stop()
+        self.parts()[name].stop()
 
     def dsn(self, role: str = "postgres", database: str = "paceline") -> str:
         """Return a libpq URI for a login role; `postgres` is the superuser."""
@@ -199,9 +199,10 @@ class Stack:
     def _infrastructure(self) -> list[Part]:
         return [self.postgres, self.redis, self.kafka, self.keys, self.mailhost]
 
-    def _named(self, name: str) -> Part:
-        parts: list[Part] = [*self._infrastructure(), *self.services.values()]
-        return next(part for part in parts if part.name == name)
+    def parts(self) -> dict[str, Part]:
+        """Return every part that `start` and `stop` take, by name."""
+        every: list[Part] = [*self._infrastructure(), *self.services.values()]
+        return {part.name: part for part in every}
 
     def _install(self, parts: Sequence[Part], report: Report) -> None:
         missing = [

@@ -201,8 +201,8 @@ def add_publisher(
 ) -> None:
     """Make a publisher: its Kafka topic, principal and ACLs, and the workspaces it may use.
 
-    Where `admin` may not provision Kafka (a Strimzi operator does, say), it prints
-    what has to be made there.
+    Where `admin` may not provision Kafka (a Strimzi operator does, say, or
+    `paceline-local publisher`), it prints what has to be made there.
     """
     if not _NAME.fullmatch(name):
         refuse(f"{name!r} is no publisher name: lower case letters, digits, dashes, at most 40")
@@ -222,14 +222,21 @@ def add_publisher(
         "publisher": name,
         "topic": topics.publisher_topic(name),
         "principal": grants.publisher_principal(name),
-        "kafka": "provisioned" if made else "not provisioned: admin may not; make these",
+        "kafka": "provisioned" if made else "not provisioned: admin may not",
     }
     if made:
         answer["password"] = password
     else:
+        family = topics.LEAD_ENROLLED_BY_PUBLISHER
         answer["acls"] = [
             f"{acl.operation} on {acl.resource} {acl.name}" for acl in grants.publisher_acls(name)
         ]
+        answer["next"] = (
+            f"as an administrator of Kafka make the topic ({family.partitions} partitions, "
+            f"retention.ms={int(family.retention.total_seconds() * 1000)}), the principal "
+            "(SCRAM-SHA-512, a password of your choice) and the ACLs; "
+            f"on the local stack: paceline-local publisher {name}"
+        )
     show(answer, json_)
 
 
