@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 
 import pytest
@@ -12,11 +13,13 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
 )
 from confluent_kafka import KafkaException
+from confluent_kafka import TopicPartition as Place
 from confluent_kafka.admin import (
     AclBinding,
     AclOperation,
     AclPermissionType,
     AdminClient,
+    ConfigResource,
     NewTopic,
     ResourcePatternType,
     ResourceType,
@@ -123,6 +126,41 @@ async def test_reading_what_is_declared_is_allowed(stack: Stack, principal: str)
             assert await consumer.end_offsets([TopicPartition(name, 0)])
         finally:
             await consumer.stop()
+
+
+@pytest.mark.parametrize("principal", topics.SERVICES)
+def test_only_readers_of_personal_data_delete_records(stack: Stack, principal: str) -> None:
+    admin = AdminClient(librdkafka(stack, principal))
+    personal = {
+        topic.name
+        for topic in topics.ALL
+        if topic.personal_data and principal in topic.consumers and not topic.pattern
+    }
+    # Before offset 0 there is nothing: only the permission is asked for.
+    asked = [Place(name, 0, 0) for name in NAMES]
+    done = set()
+    for place, deleted in admin.delete_records(asked, request_timeout=10).items():
+        try:
+            deleted.result(30)
+        except KafkaException as error:
+            assert "AUTHORIZATION" in str(error)  # noqa: PT017 - which of them pass is the question
+        else:
+            done.add(place.topic)
+    # The family's prefix, which READ has too, takes in the dead letters.
+    assert done == personal | {topics.LEAD_ENROLLED.dead_letter for _ in personal}
+
+
+def test_personal_data_and_its_dead_letters_stay_for_a_short_time(stack: Stack) -> None:
+    admin = AdminClient(librdkafka(stack, "stack"))
+    wanted = {topic.name: topic.retention for topic in topics.ALL if not topic.pattern}
+    wanted |= {topic.dead_letter: topic.retention for topic in topics.ALL}
+    asked = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in wanted]
+    found = {
+        resource.name: timedelta(milliseconds=int(described.result(30)["retention.ms"].value))
+        for resource, described in admin.describe_configs(asked, request_timeout=10).items()
+    }
+    assert found == wanted
+    assert found[topics.LEAD_ENROLLED.dead_letter] <= timedelta(days=2)
 
 
 @pytest.mark.parametrize("principal", topics.SERVICES)

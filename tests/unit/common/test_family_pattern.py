@@ -5,9 +5,8 @@ import re
 import pytest
 
 from paceline_common import topics
-from paceline_common.kafka.subscribe import family_pattern
 
-PATTERN = re.compile(family_pattern(topics.LEAD_ENROLLED_BY_PUBLISHER))
+PATTERN = re.compile(topics.family_pattern(topics.LEAD_ENROLLED_BY_PUBLISHER))
 
 
 @pytest.mark.parametrize("publisher", ["crm", "a-b_c", "eu.crm", "dlq2", "x.dlqs"])

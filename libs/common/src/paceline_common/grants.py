@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from paceline_common import topics
 
-Operation = Literal["read", "write", "describe", "idempotent_write"]
+Operation = Literal["read", "write", "delete", "describe", "idempotent_write"]
 Resource = Literal["topic", "group", "cluster"]
 
 OWNED_DEFAULT: Final = "SELECT, INSERT, UPDATE, DELETE"
@@ -266,7 +266,11 @@ class KafkaAcl:
 
 
 def kafka_acls() -> list[KafkaAcl]:
-    """Return every service's ACLs, sorted: its topics, its groups, its dead letters."""
+    """Return every service's ACLs, sorted: its topics, its groups, its dead letters.
+
+    A consumer of personal data may delete records that it has read. Kafka has
+    one operation for that and for deleting the topic.
+    """
     acls: set[KafkaAcl] = set()
     for topic in topics.ALL:
         for producer in topic.producers:
@@ -275,6 +279,8 @@ def kafka_acls() -> list[KafkaAcl]:
             acls |= _both(producer, "topic", topic.name, topic.pattern, "write")
         for consumer in topic.consumers:
             acls |= _both(consumer, "topic", topic.name, topic.pattern, "read")
+            if topic.personal_data:
+                acls.add(KafkaAcl(consumer, "topic", topic.name, topic.pattern, "delete"))
             acls |= _both(consumer, "group", topics.group(consumer, topic), False, "read")
             acls |= _both(consumer, "topic", topic.dead_letter, False, "write")
     for principal in {acl.principal for acl in acls}:
@@ -361,7 +367,7 @@ def markdown() -> str:
                 lines.append(f"- Postgres {title}: " + ", ".join(f"`{n}`" for n in names))
         for table, privileges in principal.writes.items():
             lines.append(f"- Postgres table `{table}`: {privileges}")
-        for operation in ("read", "write"):
+        for operation in ("read", "write", "delete"):
             patterns = [
                 acl.name + ("*" if acl.prefixed else "")
                 for acl in acls

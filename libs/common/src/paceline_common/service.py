@@ -28,6 +28,7 @@ from paceline_common.http import Check, Readiness, create_app, require_token
 from paceline_common.kafka.broker import Publisher, consuming_broker
 from paceline_common.kafka.quarantine import Fault, classify, lost_dependency_types
 from paceline_common.kafka.subscribe import Subscriber, Subscription
+from paceline_common.kafka.trim import Trimmer
 from paceline_common.settings import RedisSettings, ServiceSettings
 from paceline_common.telemetry import Metric, Metrics
 
@@ -100,7 +101,10 @@ class Service:
         return KeyService(self.settings)
 
     def subscribe(self, subscription: Subscription[Any]) -> None:
-        """Consume a topic, or a family of topics, once the service runs."""
+        """Consume a topic, or a family of topics, once the service runs.
+
+        Personal data behind the committed offsets is deleted from time to time.
+        """
         subscriber = Subscriber(
             self.name, subscription, settings=self.settings, db=self.db, metrics=self.metrics
         )
@@ -109,6 +113,11 @@ class Service:
             self._brokers[family] = consuming_broker(self.settings, self.name, families=family)
         subscriber.attach(self._brokers[family])
         self._subscribers.append(subscriber)
+        if subscription.topic.personal_data:
+            trimmer = Trimmer(
+                self.name, subscription.topic, settings=self.settings, metrics=self.metrics
+            )
+            self.background(f"trim {subscription.topic.name}", trimmer.run)
 
     def background(self, name: str, task: Task, *, drain: bool = False) -> None:
         """Run `task` for the life of the process.

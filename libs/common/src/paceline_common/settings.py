@@ -45,6 +45,7 @@ class ServiceSettings(BaseSettings):
     event_attempts: int = Field(default=3, ge=1)
     quarantine_limit: int = Field(default=50, ge=1)
     quarantine_window_s: float = Field(default=60.0, gt=0)
+    trim_personal_data_s: float = Field(default=60.0, gt=0)
 
     keys_url: str
     keys_role_id: str

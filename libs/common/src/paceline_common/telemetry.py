@@ -288,6 +288,11 @@ METRICS: Final[tuple[Metric, ...]] = (
         "Records put into quarantine, by reason code.", ("topic", "reason_code"),
     ),
     Metric(
+        "paceline_trim_failures_total", "counter", "rounds",
+        "Rounds in which personal data behind the committed offsets could not be deleted.",
+        ("topic",),
+    ),
+    Metric(
         "paceline_outbox_age_seconds", "gauge", "seconds",
         "Age of the oldest event waiting to be published; 0 when none waits.",
     ),

@@ -5,6 +5,7 @@ this table; `tests/contract` demands a consumer for each topic and one producer
 (`UNREAD` and `SHARED` name the exceptions).
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,7 +19,8 @@ class Topic:
     """One topic of the house.
 
     `key` says what the record key is made of: order holds among records of one
-    key. `personal_data` topics are trimmed behind the committed offset.
+    key. `personal_data` topics are trimmed behind the committed offset of their
+    one consumer (`paceline_common.kafka.trim`).
     `public` topics are the contract with other services: they change only
     compatibly. `pattern` marks a family, one topic per name: `<name>.<suffix>`.
     """
@@ -100,6 +102,11 @@ UNREAD: Final = frozenset({"enrollment-finished", "address-suppressed"})
 def publisher_topic(publisher: str) -> str:
     """Return the topic on which the external publisher `publisher` enrolls leads."""
     return f"{LEAD_ENROLLED_BY_PUBLISHER.name}{publisher}"
+
+
+def family_pattern(topic: Topic) -> str:
+    """Return the regular expression of a family's topics; it never matches dead letters."""
+    return rf"^{re.escape(topic.name)}(?!(?:.*\.)?dlq$).+$"
 
 
 def group(service: str, topic: Topic) -> str:

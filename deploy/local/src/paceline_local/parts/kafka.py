@@ -325,6 +325,7 @@ def _binding(acl: grants.KafkaAcl) -> AclBinding:
     operation = {
         "read": AclOperation.READ,
         "write": AclOperation.WRITE,
+        "delete": AclOperation.DELETE,
         "describe": AclOperation.DESCRIBE,
         "idempotent_write": AclOperation.IDEMPOTENT_WRITE,
     }[acl.operation]

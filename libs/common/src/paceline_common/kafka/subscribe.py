@@ -11,7 +11,6 @@ rate of those the subscription halts.
 import asyncio
 import itertools
 import random
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, TypeVar
@@ -128,7 +127,7 @@ class Subscriber:
 
     def attach(self, broker: KafkaBroker) -> None:
         """Declare the subscriber on `broker`; call once, before the broker starts."""
-        sources: dict[str, Any] = {"pattern": family_pattern(self.topic)}
+        sources: dict[str, Any] = {"pattern": topics.family_pattern(self.topic)}
         names: tuple[str, ...] = ()
         if not self.topic.pattern:
             sources, names = {}, (self.topic.name,)
@@ -427,11 +426,6 @@ class Subscriber:
 
     def _count_retry(self, cause: str) -> None:
         self._metrics.counter("paceline_event_retries_total").labels(self.topic.name, cause).inc()
-
-
-def family_pattern(topic: Topic) -> str:
-    """Return the regular expression of a family's topics; it never matches dead letters."""
-    return rf"^{re.escape(topic.name)}(?!(?:.*\.)?dlq$).+$"
 
 
 def _identity(delivery: Delivery[Any]) -> tuple[str, str, str]:
