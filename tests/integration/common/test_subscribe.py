@@ -1,5 +1,8 @@
 """The subscribe wrapper on a real broker and a real Postgres."""
 
+import dataclasses
+import secrets
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -456,6 +459,54 @@ async def test_a_family_is_read_with_its_publishers_and_without_its_dead_letters
         ("lead-enrolled.crm", WS, "lead-enrolled.dlq"),
         ("lead-enrolled.shop", None, "lead-enrolled.dlq"),
     ]  # fmt: skip
+
+
+async def test_one_publisher_past_the_limit_halts_nobody_and_loses_nothing(
+    clean: Parts, db: Database
+) -> None:
+    from paceline_common import topics
+
+    suffix = secrets.token_hex(3)
+    family = dataclasses.replace(topics.LEAD_ENROLLED_BY_PUBLISHER, name=f"flood{suffix}.")
+    bad, good = f"{family.name}bad", f"{family.name}good"
+    for name in (bad, good):
+        clean.create_topic(family, name, partitions=1)
+    tries: Counter[str] = Counter()
+
+    async def handler(
+        tx: AsyncConnection, deliveries: Sequence[Delivery[events.SendInDoubt]]
+    ) -> None:
+        if len(deliveries) == 1:
+            tries[deliveries[0].event_id] += 1
+        await count_but_poison(tx, deliveries)
+
+    settings = clean.settings.model_copy(update={"quarantine_limit": 3, "event_attempts": 2})
+    poison = [record(family, f"poison-{n}") for n in range(10)]
+    await produce(clean, bad, [record(family, "first"), *poison, record(family, "last")])
+    metrics = Metrics()
+    made = subscription(family, handler, max_records=1)
+
+    def past_limit() -> float | None:
+        return metrics.registry.get_sample_value(
+            "paceline_quarantined_past_limit_total", {"topic": bad}
+        )
+
+    async with consuming(settings, db, made, metrics) as subscriber:
+        await until(lambda: "job-last" in effects(clean), "the bad one's good records are applied")
+        assert past_limit() == 7
+        # Its share of the limit is its own: another's bad record has all its tries.
+        await produce(clean, good, [record(family, "poison-good"), record(family, "good")])
+        await until(lambda: "job-good" in effects(clean), "the others go on")
+        assert subscriber.state == "running"
+    assert effects(clean) == {"job-first": 1, "job-last": 1, "job-good": 1}
+    assert clean.admin_sql(
+        "SELECT topic, count(*) FROM scratch.quarantine GROUP BY 1 ORDER BY 1"
+    ) == [
+        (bad, 10),
+        (good, 1),
+    ]
+    assert [tries[f"id-poison-{n}"] for n in range(10)] == [2, 2, 2, 1, 1, 1, 1, 1, 1, 1]
+    assert tries["id-poison-good"] == 2
 
 
 async def test_two_partitions_in_one_batch_are_committed_each(clean: Parts, db: Database) -> None:

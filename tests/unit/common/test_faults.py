@@ -119,3 +119,16 @@ def test_the_limit_counts_within_its_window() -> None:
         limit.check()
     now = 10.0
     limit.check()
+
+
+def test_the_limit_stays_reached_while_those_past_it_come_fast() -> None:
+    now = 0.0
+    limit = RateLimit(2, 10.0, lambda: now)
+    assert not limit.is_reached()
+    for counted_at in (0.0, 4.0, 8.0):
+        now = counted_at
+        limit.count()
+    now = 13.0  # 4.0 and 8.0 are in the window; 0.0 no longer counts
+    assert limit.is_reached()
+    now = 14.0
+    assert not limit.is_reached()

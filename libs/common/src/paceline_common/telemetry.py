@@ -288,6 +288,11 @@ METRICS: Final[tuple[Metric, ...]] = (
         "Records put into quarantine, by reason code.", ("topic", "reason_code"),
     ),
     Metric(
+        "paceline_quarantined_past_limit_total", "counter", "records",
+        "Records of one publisher's topic quarantined past its limit, without retries.",
+        ("topic",),
+    ),
+    Metric(
         "paceline_trim_failures_total", "counter", "rounds",
         "Rounds in which personal data behind the committed offsets could not be deleted.",
         ("topic",),

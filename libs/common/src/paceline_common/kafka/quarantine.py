@@ -125,7 +125,7 @@ class Halted(Exception):
 
 
 class RateLimit:
-    """At most `limit` quarantined records in `window_s` seconds; one more halts."""
+    """At most `limit` quarantined records in `window_s` seconds."""
 
     def __init__(
         self, limit: int, window_s: float, monotonic: Callable[[], float] = time.monotonic
@@ -133,13 +133,18 @@ class RateLimit:
         self._limit = limit
         self._window_s = window_s
         self._monotonic = monotonic
-        self._times: deque[float] = deque()
+        # Of those past the limit (`is_reached`) only the newest matter.
+        self._times: deque[float] = deque(maxlen=limit)
+
+    def is_reached(self) -> bool:
+        """Tell whether one more record would pass the limit."""
+        while self._times and self._times[0] <= self._monotonic() - self._window_s:
+            self._times.popleft()
+        return len(self._times) >= self._limit
 
     def check(self) -> None:
         """Raise `Halted` if one more record would pass the limit."""
-        while self._times and self._times[0] <= self._monotonic() - self._window_s:
-            self._times.popleft()
-        if len(self._times) >= self._limit:
+        if self.is_reached():
             raise Halted(f"{self._limit} records quarantined within {self._window_s:g} s")
 
     def count(self) -> None:

@@ -6,11 +6,18 @@ offsets are committed. A batch that fails is halved until the bad record stands
 alone. A lost dependency is waited for without limit; an event's own fault gets
 a few tries, then the record goes into quarantine in one transaction; past a
 rate of those the subscription halts.
+
+A family does not halt, since one bad publisher would stop all: the rate is
+counted per topic, and past it that publisher's bad records go into quarantine
+after one try, counted in `paceline_quarantined_past_limit_total`. They are not
+left in Kafka instead, where the short retention of personal data would lose
+them. Only a record that cannot be quarantined at all halts a family.
 """
 
 import asyncio
 import itertools
 import random
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, TypeVar
@@ -114,7 +121,10 @@ class Subscriber:
         self._db = db
         self._metrics = metrics
         self._attempts = settings.event_attempts
-        self._limit = RateLimit(settings.quarantine_limit, settings.quarantine_window_s)
+        self._limits: defaultdict[str, RateLimit] = defaultdict(
+            lambda: RateLimit(settings.quarantine_limit, settings.quarantine_window_s)
+        )
+        self._past_limit: set[str] = set()
         self._quarantine = Quarantine(db)
         self._inbox = Inbox(db.schema, self.group) if subscription.dedupe else None
         self._reader = EnvelopeReader(self.topic, subscription.body)
@@ -225,7 +235,7 @@ class Subscriber:
         self, item: Item, error: Exception, done: dict[TopicPartition, int]
     ) -> None:
         """Give a record that failed alone its remaining tries, then put it away."""
-        while item.attempts < self._attempts:
+        while item.attempts < self._attempts and not self._is_past_limit(item):
             self._count_retry("event")
             await asyncio.sleep(_RETRY_S[min(item.attempts, len(_RETRY_S)) - 1])
             item.attempts += 1
@@ -297,7 +307,10 @@ class Subscriber:
 
     async def _put_away(self, item: Item) -> None:
         """Quarantine one record: stop hook, row, dead letter and inbox row in one transaction."""
-        self._limit.check()
+        limit = self._limits[item.record.topic]
+        past_limit = self._is_past_limit(item)
+        if not past_limit:
+            limit.check()
         assert item.code is not None
         delivery = item.delivery
         workspace = None if delivery is None else delivery.workspace_id or None
@@ -332,7 +345,11 @@ class Subscriber:
             self._log.exception("a record cannot be quarantined", event_id=item.event_id)
             raise Halted("a record cannot be quarantined") from error
         if new:
-            self._limit.count()
+            limit.count()
+            if past_limit:
+                self._metrics.counter("paceline_quarantined_past_limit_total").labels(
+                    item.record.topic
+                ).inc()
             self._metrics.counter("paceline_quarantined_total").labels(
                 self.topic.name, item.code
             ).inc()
@@ -346,6 +363,22 @@ class Subscriber:
         self._metrics.counter("paceline_events_consumed_total").labels(
             self.topic.name, "quarantined"
         ).inc()
+
+    def _is_past_limit(self, item: Item) -> bool:
+        """Tell whether a family's topic has used up its limit, and alarm when it just did."""
+        if not self.topic.pattern:
+            return False
+        topic = item.record.topic
+        if not self._limits[topic].is_reached():
+            self._past_limit.discard(topic)
+            return False
+        if topic not in self._past_limit:
+            self._past_limit.add(topic)
+            self._log.error(
+                "publisher past its quarantine limit",
+                publisher=topic.removeprefix(self.topic.name),
+            )
+        return True
 
     async def _stop_what_it_meant(self, tx: AsyncConnection, delivery: Delivery[Any]) -> None:
         if self.subscription.on_quarantine is None:
