@@ -340,11 +340,14 @@ def replay_quarantine(
 ) -> None:
     """Enroll a quarantined lead into a workspace, repaired or as it came."""
     # They bring the whole web stack, a second to import: no other command needs it.
+    import email_validator
+
     from paceline_common.http import Problem
     from paceline_gateway import quarantine as entries
 
     number = _decode("qua", quarantine_id)
     settings = AdminSettings()
+    email_validator.TEST_ENVIRONMENT = settings.accept_test_domains
     repaired = None if lead is None else json.loads(lead.read_text())
     with _transaction(settings) as tx:
         target = _workspace(tx, workspace_id)

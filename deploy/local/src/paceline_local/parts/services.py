@@ -128,7 +128,7 @@ def environment(name: str, site: Site, keys: Keys, mailhost: MailHost) -> dict[s
         token = site.passwords.get(callee, "paceline_internal_token")
         site.passwords.put(name, f"paceline_{callee}_token", token)
         settings[f"PACELINE_{callee.upper()}_URL"] = _url(site, callee)
-    if name in {"gateway", "scheduler"}:
+    if name in {"gateway", "scheduler", "admin"}:
         # Everybody that the mail host knows lives in `.test`.
         settings["PACELINE_ACCEPT_TEST_DOMAINS"] = "true"
     if name in {"gateway", "sender", "reply"}:
