@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -319,6 +320,75 @@ async def test_a_draft_that_was_not_taken_for_haste_is_made_after_a_pause() -> N
         assert isinstance(await here.prepare(), Fence)
         assert len(here.pauses) == 1
         assert 1 <= here.pauses[0] <= 1.5
+
+
+async def test_quota_units_run_out_for_a_minute() -> None:
+    async with setting(SEND) as here:
+        here.mailbox.conduct.units_per_minute = 150
+        assert isinstance(await here.submit(), Accepted)
+        hasty = await here.submit()
+        assert isinstance(hasty, Deferred)
+        assert (hasty.outcome_class, hasty.status) == (OutcomeClass.SOFT, "userRateLimitExceeded")
+        here.twin.advance(61)
+        assert isinstance(await here.submit(), Accepted)
+
+
+async def test_an_account_without_mail_is_the_mailboxs_fault() -> None:
+    async with setting(MODIFY) as here:
+        here.mailbox.conduct.has_mail = False
+        prepared = await (await here.session()).prepare(MESSAGE)
+        assert isinstance(prepared, Unsent)
+        assert (prepared.reason, prepared.outcome_class) == ("auth_failed", OutcomeClass.AUTH)
+        assert prepared.text == "Mail service not enabled"
+
+
+# ---- ahead of the request
+
+
+@pytest.mark.parametrize(
+    ("url", "reason", "outcome_class"),
+    [
+        ("https://127.0.0.1:{}", "tls_failed", "config"),
+        ("http://no-such-host.invalid:{}", "dns_failed", "soft"),
+        ("http://127.0.0.1:1", "connect_refused", "soft"),
+    ],
+)
+async def test_what_fails_ahead_of_the_request_is_unsent(
+    url: str, reason: str, outcome_class: str
+) -> None:
+    async with setting(MODIFY) as here:
+        port = here.provider.base_url.rpartition(":")[2]
+        provider = replace(here.provider, base_url=url.format(port))
+        session = await provider.open()
+        assert not isinstance(session, Unsent)
+
+        def never() -> bool:
+            raise AssertionError("asked before there was a connection")
+
+        fence = Fence("gmail", "r1")
+        outcome = await session.submit(
+            SENDER, RECIPIENT, MESSAGE, before_mail_from=never, fence=fence
+        )
+        assert isinstance(outcome, Unsent), outcome
+        assert (outcome.reason, outcome.outcome_class) == (reason, outcome_class)
+        assert outcome.text
+
+
+async def test_a_connection_that_never_comes_about_is_unsent() -> None:
+    # A listener whose queue is full takes no connection.
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        address = full.getsockname()
+        with socket.create_connection(address):
+            async with setting(SEND) as here:
+                api = replace(here.provider.api, timeouts=ApiTimeouts(0.3, 0.3, 0.3, 5))
+                url = f"http://127.0.0.1:{address[1]}"
+                session = await replace(here.provider, api=api, base_url=url).open()
+                assert not isinstance(session, Unsent)
+                outcome = await session.submit(
+                    SENDER, RECIPIENT, MESSAGE, before_mail_from=lambda: True
+                )
+                assert isinstance(outcome, Unsent), outcome
+                assert outcome.reason == "connect_timeout"
 
 
 # ---- threads
