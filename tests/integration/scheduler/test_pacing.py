@@ -244,6 +244,20 @@ async def test_stop_event_cancels_the_open_next_job(world: World, house: House, 
     assert finished.state == stop
 
 
+async def test_a_job_in_doubt_is_the_senders_issue_alone(world: World, house: House) -> None:
+    world.reserved(1)
+    body = events.SendInDoubt(
+        workspace_id=ids.encode("ws", WS),
+        job_id=ids.encode("job", 1),
+        mailbox_id=ids.encode("mbx", 1),
+        enrollment_id=ids.encode("enr", 1),
+        message_id="<m@sender.test>",
+        since=datetime.now(UTC),
+    )
+    await house.handle(house.outcomes.in_doubt, world.delivery(body))
+    assert world.outbox("issue-raised") == []
+
+
 async def test_stop_event_that_cannot_be_handled_holds_its_enrollment(
     world: World, house: House
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 from paceline_common import ids
 from paceline_common.keys import KeyServiceUnavailable
 from paceline_sender.domain.outcome import Answer
+from paceline_sender.job import Report
 
 from .conftest import FakeTransport, Sender, World, until
 
@@ -288,6 +289,31 @@ async def test_no_answer_is_in_doubt_and_never_tried_again(
     await sender.stop()
     assert world.job_row(job) == again
     assert len(transport.submitted) == 1
+
+
+async def test_one_job_in_doubt_is_one_issue_however_often_it_is_named(
+    world: World, sender: Sender, transport: FakeTransport
+) -> None:
+    transport.answers["bob@example.test"] = Answer("in_doubt", "ambig", "lost_after_final_dot")
+    transport.answering.clear()
+    job = world.job(world.lead("bob@example.test"))
+    sender.preparer.hold([job])
+    await until(lambda: len(transport.submitted) == 1, "under way")
+    # As two looks for abandoned tries would name it, before the answer comes.
+    abandoned = Report(
+        job=job,
+        outcome="in_doubt",
+        outcome_class="ambig",
+        reason="no_outcome",
+        claimed=True,
+        provider="smtp",
+    )
+    await asyncio.gather(*(sender.submitter.report(abandoned) for _ in range(2)))
+    transport.answering.set()
+    await sender.stop()
+    assert world.job_row(job)["state"] == "in_doubt"
+    assert [one.code for one in world.events("issue-raised")] == ["send_in_doubt"]
+    assert len(world.events("send-in-doubt")) == 1
 
 
 async def test_stopping_gives_back_what_is_held_and_finishes_what_is_claimed(

@@ -285,6 +285,22 @@ class Submitter:
         )
 
     async def _finish(self, batch: Sequence[Report]) -> list[None]:
+        # One after the other, so that the job's row decides between an answer
+        # and a doubt; of two in one transaction both would count as applied.
+        first: dict[tuple[int, int], Report] = {}
+        again: list[Report] = []
+        for report in batch:
+            place = (report.job.workspace_id, report.job.job_id)
+            if place in first:
+                again.append(report)
+            else:
+                first[place] = report
+        await self._finish_each_job(list(first.values()))
+        if again:
+            await self._finish(again)
+        return [None] * len(batch)
+
+    async def _finish_each_job(self, batch: Sequence[Report]) -> None:
         for attempt in itertools.count():
             try:
                 await self._record(batch)
@@ -292,7 +308,7 @@ class Submitter:
                 about = {"count": len(batch), **telemetry.describe_error(error)}
                 if classify(error) is not Fault.DEPENDENCY:
                     if len(batch) > 1:
-                        await asyncio.gather(*(self._finish([report]) for report in batch))
+                        await asyncio.gather(*(self._finish_each_job([report]) for report in batch))
                         break
                     if attempt >= _BUG_TRIES:
                         # Its attempt stays open: the reconciler names it in doubt.
@@ -302,7 +318,6 @@ class Submitter:
                 await asyncio.sleep(_RETRY_S[min(attempt, len(_RETRY_S) - 1)])
             else:
                 break
-        return [None] * len(batch)
 
     async def _record(self, batch: Sequence[Report]) -> None:
         jobs = [report.job for report in batch]
