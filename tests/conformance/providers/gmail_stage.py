@@ -28,7 +28,7 @@ _FAULTS: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
     "reset_after": ("reset_after", {}),
     "hang": ("hang", {}),
     "done_then_hang": ("done_then_hang", {}),
-    "done_later": ("done_later", {"delay_s": 2.0}),
+    "done_later": ("done_later", {"delay_s": 3.0}),
     "done_then_5xx": ("done_then_status", {"status": 503, "code": "backendError"}),
     "not_done_5xx": ("status", {"status": 500, "code": "backendError"}),
     "slow_loris": ("slow_loris", {"delay_s": 0.05}),
@@ -163,7 +163,7 @@ async def start(scopes: tuple[str, ...]) -> AsyncIterator[GmailStage]:
         mailbox = twin.add_mailbox(SENDER)
         twin.add_mailbox(RECIPIENT)
         tokens = TwinTokens(http, url, twin.identity.grant(SENDER, scopes))
-        hasty = ApiTimeouts(connect=1, write=0.5, read=0.4, total=1)
+        hasty = ApiTimeouts(connect=2, write=1, read=0.8, total=2)
         provider = GmailProvider(
             GmailSettings(scopes), Api(http, tokens, twin.now, hasty, _at_once), url
         )
