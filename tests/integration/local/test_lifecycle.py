@@ -7,7 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from pydantic import SecretStr
 from paceline_common import topics
 from paceline_common.keys import KeyAdmin, KeyService
 from paceline_local.parts.base import PartFailed
+from paceline_local.passwords import Passwords
 from paceline_local.ports import LOOPBACK, is_free
 from paceline_local.process import wait_until
 from paceline_local.stack import Stack
@@ -235,6 +238,23 @@ def test_secrets_are_readable_by_their_owner_only(stack: Stack, small: Stack) ->
         assert files
         assert [path for path in files if path.stat().st_mode & 0o077] == []
         assert each.layout.secrets.stat().st_mode & 0o077 == 0
+
+
+def test_services_that_start_together_draw_one_token(tmp_path: Path) -> None:
+    passwords = Passwords(tmp_path)
+    for round_ in range(50):
+        owner = f"round-{round_}"
+        together = threading.Barrier(8)
+
+        def draw(_: int, owner: str = owner, together: threading.Barrier = together) -> str:
+            together.wait()
+            passwords.put("gateway", "paceline_sender_token", passwords.get(owner, "token"))
+            return passwords.get(owner, "token")
+
+        with ThreadPoolExecutor(8) as pool:
+            assert len(set(pool.map(draw, range(8)))) == 1
+        assert [path.name for path in (tmp_path / owner).iterdir()] == ["token"]
+        assert (tmp_path / owner / "token").stat().st_mode & 0o777 == 0o600
 
 
 def test_servers_listen_on_the_loopback_address_only(stack: Stack) -> None:
