@@ -14,12 +14,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
+from tests.twins import wire
 from tests.twins.gmail.calls import Call
 from tests.twins.gmail.mailbox import Conduct, Mailbox, Refused, Stored, Submission
 from tests.twins.gmail.oauth import EVERYTHING, Identity, OAuthRefused
 from tests.twins.gmail.operations import Asked, asked, check_parameters
-from tests.twins.graph import wire
-from tests.twins.graph.wire import Fault, Request, Response
+from tests.twins.wire import Fault, Request, Response
 
 
 @dataclass

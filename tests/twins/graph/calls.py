@@ -13,7 +13,7 @@ from uuid import uuid4
 import httpx
 from tests.twins.graph.mailbox import Item, Mailbox, Refused, rendered, stamp
 from tests.twins.graph.query import expanded, matching, ordered, selected
-from tests.twins.graph.wire import Request, Response
+from tests.twins.wire import Request, Response
 
 _IMMUTABLE: Final = 'idtype="immutableid"'
 _PAGE: Final = 10

@@ -14,7 +14,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
 from uuid import uuid4
 
-from tests.twins.graph.wire import Request, Response
+from tests.twins.wire import Request, Response
 
 CLIENT_ID: Final = "7f1c0a52-54c3-4a4e-9a0e-paceline0twin"
 CLIENT_SECRET: Final = "twin~secret"

@@ -14,11 +14,11 @@ from typing import Any, Final
 from uuid import uuid4
 
 import httpx
-from tests.twins.graph import wire
+from tests.twins import wire
 from tests.twins.graph.calls import Cursor, MailCall
 from tests.twins.graph.mailbox import Conduct, Item, Mailbox, Refused, Submission, stamp
 from tests.twins.graph.oauth import EVERYTHING, Identity
-from tests.twins.graph.wire import Fault, Request, Response
+from tests.twins.wire import Fault, Request, Response
 
 _READ: Final = frozenset({"Mail.Read", "Mail.ReadWrite"})
 _WRITE: Final = frozenset({"Mail.ReadWrite"})
