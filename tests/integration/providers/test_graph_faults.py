@@ -15,7 +15,7 @@ from tests.integration.providers.graph_mailbox import (
     mime,
     until,
 )
-from tests.twins.graph.wire import FaultKind
+from tests.twins.wire import FaultKind
 
 from paceline_providers.base import Accepted, Deferred, Fence, InDoubt, Rejected, Unsent
 from paceline_providers.classes import OutcomeClass

@@ -29,7 +29,7 @@ from tests.integration.providers.graph_mailbox import (
     until,
 )
 from tests.twins.graph.oauth import CLIENT_ID, CLIENT_SECRET
-from tests.twins.graph.wire import Request, Response, served
+from tests.twins.wire import Request, Response, served
 
 from paceline_providers.aadsts import rule_for
 
