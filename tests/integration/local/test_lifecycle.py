@@ -291,3 +291,21 @@ def test_a_new_database_meets_no_old_events(small: Stack) -> None:
     consumer.close()
     with psycopg.connect(small.dsn()) as tx:
         assert tx.execute("SELECT count(*) FROM gateway.workspace").fetchone() == (0,)
+
+
+def workspaces(stack: Stack) -> int:
+    with psycopg.connect(stack.dsn()) as tx:
+        row = tx.execute("SELECT count(*) FROM gateway.workspace").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def test_another_key_service_means_another_database(small: Stack) -> None:
+    small.up(services=False)
+    with psycopg.connect(small.dsn()) as tx:
+        tx.execute("INSERT INTO gateway.workspace (name, timezone) VALUES ('kept', 'UTC')")
+    small.up(keys="twin", services=False)
+    assert workspaces(small) == 1, "the same key service: nothing is lost"
+
+    small.up(keys="vault", services=False)
+    assert workspaces(small) == 0

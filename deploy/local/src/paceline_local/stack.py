@@ -88,11 +88,14 @@ class Stack:
         """Start what does not run; return when all is ready, raise `StackFailed` otherwise.
 
         `keys=None` keeps the key service that this stack used last (at first the twin).
+        Another one than last time means another database: what one key service sealed
+        or signed, the other can neither open nor verify.
         """
         with self._lock():
+            anew = keys is not None and self.keys.chosen not in (None, keys)
             if keys is not None and keys != self.keys.kind:
                 self._stop(self.keys, report)
-                self.keys.choose(keys)
+            self.keys.choose(keys or self.keys.kind)
             everything: list[Part] = [*self._infrastructure(), *self.services.values()]
             self._install(everything, report)
             self._assign(everything)
@@ -103,6 +106,8 @@ class Stack:
                 ],
                 report,
             )
+            if anew:
+                self._recreate(report)
             if services:
                 self._start_all([[service] for service in self.services.values()], report)
         return self
@@ -133,14 +138,17 @@ class Stack:
         it read of the old database into the new one.
         """
         with self._lock():
-            running = [one for one in self.services.values() if self.processes.find(one.name)]
-            for service in running:
-                self._stop(service, report)
-            report(self.kafka.name, "working", "emptying the topics")
-            self.kafka.empty_topics()
-            self.schema.recreate(partial(report, self.schema.name, "working"))
-            if running:
-                self._start_all([[service] for service in running], report)
+            self._recreate(report)
+
+    def _recreate(self, report: Report) -> None:
+        running = [one for one in self.services.values() if self.processes.find(one.name)]
+        for service in running:
+            self._stop(service, report)
+        report(self.kafka.name, "working", "emptying the topics")
+        self.kafka.empty_topics()
+        self.schema.recreate(partial(report, self.schema.name, "working"))
+        if running:
+            self._start_all([[service] for service in running], report)
 
     def kill(self, service: str, signum: int = signal.SIGKILL) -> None:
         """Send a signal to a process of the stack; raise `ProcessLookupError` when none runs.

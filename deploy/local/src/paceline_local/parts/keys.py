@@ -54,10 +54,16 @@ class Keys:
         self._choice = site.layout.run / "keys"
 
     @property
+    def chosen(self) -> Kind | None:
+        """What this stack was last started with; None before the first time."""
+        if not self._choice.exists():
+            return None
+        return "vault" if self._choice.read_text().strip() == "vault" else "twin"
+
+    @property
     def kind(self) -> Kind:
         """What this stack uses; `twin` until somebody chose."""
-        chosen = self._choice.read_text().strip() if self._choice.exists() else "twin"
-        return "vault" if chosen == "vault" else "twin"
+        return self.chosen or "twin"
 
     def choose(self, kind: Kind) -> None:
         """Use `kind` from the next start on."""
