@@ -187,7 +187,8 @@ def new_topic(parts: Parts, partitions: int) -> Topic:
 
 @pytest.fixture
 async def db(clean: Parts) -> AsyncIterator[Database]:
-    database = Database(clean.settings)
+    # Writers of one row wait for one another; on a busy machine longer than a consumer would.
+    database = Database(clean.settings.model_copy(update={"lock_timeout_ms": 15_000}))
     yield database
     await database.close()
 

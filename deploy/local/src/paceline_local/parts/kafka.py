@@ -307,11 +307,15 @@ class Kafka:
 
 def _new_topic(name: str, topic: topics.Topic) -> NewTopic:
     retention = int(topic.retention.total_seconds() * 1000)
+    config = {"retention.ms": str(retention)}
+    if topic.personal_data:
+        # A segment is deleted whole, by its youngest record: short ones, lest a trickle keep old.
+        config["segment.ms"] = str(retention // 8)
     return NewTopic(
         name,
         num_partitions=topic.partitions if name != topic.dead_letter else 1,
         replication_factor=1,
-        config={"retention.ms": str(retention)},
+        config=config,
     )
 
 
