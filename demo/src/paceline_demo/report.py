@@ -17,7 +17,8 @@ class Report:
     """The result of one run; its JSON has exactly these members.
 
     `took_s` is from the command's start to the last check; `leads` counts leads
-    per state and source; `parts` maps each part of the stack to its version.
+    per state and source; `parts` maps each part of the stack to its version;
+    `vault` is the key service, `twin` where it is not the real one.
     """
 
     ok: bool

@@ -206,7 +206,8 @@ class _Campaign:
             took_s=round(self._board.elapsed_s, 1),
             leads=self._leads(claims),
             promises=promises,
-            parts={row.part: row.version for row in parts},
+            parts={row.part: row.version for row in parts if row.part != "keys"}
+            | {"vault": "twin" if self._stack.keys.kind == "twin" else self._stack.keys.version()},
             urls=self._house.urls(),
         )
 
