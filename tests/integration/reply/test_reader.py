@@ -140,6 +140,8 @@ async def test_a_new_uid_validity_loses_nothing_and_repeats_nothing(
 
     world.deliver(world.sample("human-apple-mail", sent))
     await arrived(world, 3)
+    # Dovecot's new UIDVALIDITY is the time in whole seconds.
+    await until(lambda: int(time.time()) > before)
     _forget_uids(world)
     await start()
 
