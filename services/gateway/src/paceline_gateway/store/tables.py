@@ -1,6 +1,7 @@
 """The gateway's tables. Every tenant table carries `workspace_id` in its key, under RLS."""
 
 from datetime import datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import (
@@ -9,6 +10,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    Numeric,
     Text,
     UniqueConstraint,
     func,
@@ -19,6 +21,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from paceline_common.db.tables import common_tables, declarative_base
 from paceline_gateway.domain.campaign import STATUSES
+from paceline_gateway.domain.provider import PROVIDERS
+from paceline_gateway.domain.routing import ESP_MATCHES, ROTATIONS, STICKINESSES
 
 SCHEMA: Final = "gateway"
 
@@ -45,14 +49,27 @@ def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
 
 
 class Workspace(Base):
-    """A tenant. `timezone` (IANA) is what its mailboxes have unless they say otherwise."""
+    """A tenant. `timezone`, `country` and `region` are its mailboxes' unless they say otherwise.
+
+    The next three say how hard leads may be pressed; `min_days_between` lies
+    between two campaigns' messages to one lead. `version` counts changes of all these.
+    """
 
     __tablename__ = "workspace"
+    __table_args__ = (
+        CheckConstraint("min_days_between BETWEEN 0 AND 3650", name="min_days_between"),
+        CheckConstraint("version > 0", name="version"),
+    )
 
     workspace_id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     name: Mapped[str]
     timezone: Mapped[str] = mapped_column(server_default="UTC")
     country: Mapped[str | None]
+    region: Mapped[str | None]
+    parallel_campaigns: Mapped[bool] = mapped_column(server_default=text("false"))
+    min_days_between: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    company_stop: Mapped[bool] = mapped_column(server_default=text("false"))
+    version: Mapped[int] = mapped_column(Integer, server_default=text("1"))
     is_active: Mapped[bool] = mapped_column(server_default=text("true"))
     created_at: Mapped[datetime] = _created()
 
@@ -106,6 +123,8 @@ class Mailbox(Base):
     `smtp` and `imap` hold host, port, tls and username. `timezone` null means
     the workspace's. A disconnected one (`deleted_at`) has no credentials any
     more; the row stays for its history. The `*_probe_*` columns tell the last test of each leg.
+    Its provider is the one that was set, else the one found by its server and
+    address. `connected_at` is the last connect: day 0 of the ramp.
     """
 
     __tablename__ = "mailbox"
@@ -113,6 +132,8 @@ class Mailbox(Base):
         _in_workspace(of="workspace"),
         UniqueConstraint("workspace_id", "email"),
         _one_of("kind", ("smtp",)),
+        _one_of("provider_found", PROVIDERS),
+        _one_of("provider_set", PROVIDERS),
         CheckConstraint("version > 0", name="version"),
         # Disconnecting destroys the credentials; a connected mailbox has both.
         CheckConstraint(
@@ -130,6 +151,8 @@ class Mailbox(Base):
     display_name: Mapped[str | None]
     reply_to: Mapped[str | None]
     kind: Mapped[str]
+    provider_found: Mapped[str] = mapped_column(server_default="smtp")
+    provider_set: Mapped[str | None]
     is_active: Mapped[bool] = mapped_column(server_default=text("true"))
     timezone: Mapped[str | None]
     policy: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
@@ -144,30 +167,41 @@ class Mailbox(Base):
     read_probe_ok: Mapped[bool | None]
     read_probe_code: Mapped[str | None]
     read_probed_at: Mapped[datetime | None]
+    connected_at: Mapped[datetime] = _created()
     deleted_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = _created()
     updated_at: Mapped[datetime] = _created()
 
 
 class Pool(Base):
-    """A named set of mailboxes."""
+    """A named set of mailboxes, and how it picks among them."""
 
     __tablename__ = "pool"
-    __table_args__ = (_in_workspace(of="workspace"), UniqueConstraint("workspace_id", "name"))
+    __table_args__ = (
+        _in_workspace(of="workspace"),
+        UniqueConstraint("workspace_id", "name"),
+        _one_of("rotation", ROTATIONS),
+    )
 
     workspace_id: Mapped[int] = mapped_column(primary_key=True)
     pool_id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     name: Mapped[str]
+    rotation: Mapped[str] = mapped_column(server_default="next_in_line")
     created_at: Mapped[datetime] = _created()
 
 
 class PoolMember(Base):
-    """A mailbox of a pool; `position` (from 1) orders them."""
+    """A mailbox of a pool; `position` (from 1) orders them.
+
+    `weight` counts in the rotation `weighted`, `rank` (0 primary, 1.. backups) in `priority`.
+    """
 
     __tablename__ = "pool_member"
     __table_args__ = (
         _in_workspace("pool_id", of="pool"),
         _in_workspace("mailbox_id", of="mailbox"),
+        CheckConstraint("weight BETWEEN 1 AND 1000", name="weight"),
+        CheckConstraint("rank BETWEEN 0 AND 100", name="rank"),
         Index(None, "workspace_id", "mailbox_id"),
     )
 
@@ -175,12 +209,17 @@ class PoolMember(Base):
     pool_id: Mapped[int] = mapped_column(primary_key=True)
     mailbox_id: Mapped[int] = mapped_column(primary_key=True)
     position: Mapped[int] = mapped_column(Integer)
+    weight: Mapped[int] = mapped_column(Integer, server_default=text("1"))
+    rank: Mapped[int] = mapped_column(Integer, server_default=text("0"))
 
 
 class Campaign(Base):
     """A campaign. `version` counts every change to it, its steps and its tiers.
 
-    `stickiness` says what follow-ups do when the mailbox of step 1 is gone.
+    `stickiness` says what follow-ups do when the mailbox of step 1 is gone, and
+    `reassign_after_s` how long they wait for it first. Of `tier_after_s` the n-th
+    entry is the n-th tier's: how long past its due time a job waits there before
+    it may leave for the next; null: for good.
     """
 
     __tablename__ = "campaign"
@@ -188,7 +227,11 @@ class Campaign(Base):
         _in_workspace(of="workspace"),
         _one_of("type", ("cold", "nurture", "transactional")),
         _one_of("status", STATUSES),
-        _one_of("stickiness", ("wait", "reassign", "stop")),
+        _one_of("stickiness", STICKINESSES),
+        _one_of("esp_match", ESP_MATCHES),
+        CheckConstraint("min_health BETWEEN 0 AND 100", name="min_health"),
+        CheckConstraint("reassign_after_s >= 0", name="reassign_after_s"),
+        CheckConstraint("0 <= ALL (tier_after_s)", name="tier_after_s"),
         CheckConstraint("status <> 'scheduled' OR start_at IS NOT NULL", name="scheduled_start"),
         # What the starter looks for.
         Index("campaign_due_idx", "start_at", postgresql_where=text("status = 'scheduled'")),
@@ -200,6 +243,13 @@ class Campaign(Base):
     type: Mapped[str] = mapped_column(server_default="cold")
     status: Mapped[str] = mapped_column(server_default="draft")
     stickiness: Mapped[str] = mapped_column(server_default="reassign")
+    reassign_after_s: Mapped[int] = mapped_column(Integer, server_default=text("172800"))
+    min_health: Mapped[int] = mapped_column(Integer, server_default=text("70"))
+    esp_match: Mapped[str] = mapped_column(server_default="off")
+    allow_parallel: Mapped[bool] = mapped_column(server_default=text("false"))
+    tier_after_s: Mapped[list[int | None]] = mapped_column(
+        ARRAY(Integer), server_default=text("'{}'::integer[]")
+    )
     start_at: Mapped[datetime | None]
     started_at: Mapped[datetime | None]
     version: Mapped[int] = mapped_column(Integer, server_default=text("1"))
@@ -244,6 +294,45 @@ class Step(Base):
     text_template: Mapped[str]
     html_template: Mapped[str | None]
     version: Mapped[int] = mapped_column(Integer, server_default=text("1"))
+
+
+class ShapingRule(Base):
+    """How gently recipients at `pattern` are written to.
+
+    A domain, `host:google`, `host:microsoft`, or `*` (each domain without a
+    rule of its own). `spacing_s` lies between two messages, `daily_max` is a day's most.
+    """
+
+    __tablename__ = "shaping_rule"
+    __table_args__ = (
+        _in_workspace(of="workspace"),
+        CheckConstraint("spacing_s > 0", name="spacing_s"),
+        CheckConstraint("daily_max >= 0", name="daily_max"),
+        CheckConstraint("spacing_s IS NOT NULL OR daily_max IS NOT NULL", name="limit"),
+    )
+
+    workspace_id: Mapped[int] = mapped_column(primary_key=True)
+    pattern: Mapped[str] = mapped_column(primary_key=True)
+    spacing_s: Mapped[Decimal | None] = mapped_column(Numeric)
+    daily_max: Mapped[int | None] = mapped_column(Integer)
+    created_at: Mapped[datetime] = _created()
+    updated_at: Mapped[datetime] = _created()
+
+
+class DomainBudget(Base):
+    """How many messages a day all mailboxes of a sending domain may send together."""
+
+    __tablename__ = "domain_budget"
+    __table_args__ = (
+        _in_workspace(of="workspace"),
+        CheckConstraint("daily_max >= 0", name="daily_max"),
+    )
+
+    workspace_id: Mapped[int] = mapped_column(primary_key=True)
+    domain: Mapped[str] = mapped_column(primary_key=True)
+    daily_max: Mapped[int] = mapped_column(Integer)
+    created_at: Mapped[datetime] = _created()
+    updated_at: Mapped[datetime] = _created()
 
 
 class LeadImport(Base):

@@ -1,8 +1,16 @@
 -- Purpose: settings of mailboxes without secrets, for everyone who paces, sends or reads.
--- `policy` holds only what was set; absent keys are the defaults of DESIGN §5.
+-- `policy` holds only what was set; absent keys are the defaults of DESIGN §5. The workspace's
+-- region says nothing about a mailbox in another country.
 CREATE OR REPLACE VIEW gateway.v_mailbox WITH (security_barrier) AS
 SELECT
     m.workspace_id, m.mailbox_id, m.email, m.domain, m.display_name, m.reply_to, m.kind,
-    m.is_active, coalesce(m.timezone, w.timezone) AS timezone, m.policy, m.version
+    m.is_active, coalesce(m.timezone, w.timezone) AS timezone, m.policy, m.version,
+    coalesce(m.provider_set, m.provider_found) AS provider,
+    coalesce(m.policy ->> 'country', w.country) AS country,
+    coalesce(
+        m.policy ->> 'region',
+        CASE WHEN coalesce(m.policy ->> 'country', w.country) = w.country THEN w.region END
+    ) AS region,
+    m.connected_at
 FROM gateway.mailbox AS m
 JOIN gateway.workspace AS w USING (workspace_id);
