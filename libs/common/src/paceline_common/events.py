@@ -183,6 +183,25 @@ class MailboxProbed(Event, frozen=True, kw_only=True):
     code: str | None = None
 
 
+class MailboxHealthChanged(Event, frozen=True, kw_only=True):
+    """What bounce knows of a mailbox has a new `version`.
+
+    `score` is 0..100, None while too little is known; `stage` is the measured one, 0..5.
+    """
+
+    mailbox_id: str
+    version: int
+    score: Annotated[int, Meta(ge=0, le=100)] | None
+    stage: Annotated[int, Meta(ge=0, le=5)]
+    changed_at: datetime
+
+
+class WorkspaceChanged(Event, frozen=True, kw_only=True):
+    """A workspace's own settings, shaping rules or domain budgets have a new `version`."""
+
+    version: int
+
+
 class IssueRaised(Event, frozen=True, kw_only=True):
     """Something needs a person. `code` is stable; `detail` is the provider's own words,
     free of secrets and of addresses."""
@@ -223,6 +242,8 @@ BODIES: Final[Mapping[str, type[Event]]] = {
     topics.MAILBOX_CHANGED.name: MailboxChanged,
     topics.CAMPAIGN_CHANGED.name: CampaignChanged,
     topics.MAILBOX_PROBED.name: MailboxProbed,
+    topics.MAILBOX_HEALTH_CHANGED.name: MailboxHealthChanged,
+    topics.WORKSPACE_CHANGED.name: WorkspaceChanged,
     topics.ISSUE_RAISED.name: IssueRaised,
     topics.AUDIT_RECORDED.name: AuditRecorded,
 }

@@ -76,6 +76,10 @@ CAMPAIGN_CHANGED = Topic("campaign-changed", "campaign", ("gateway",), ("schedul
 MAILBOX_PROBED = Topic(
     "mailbox-probed", "mailbox", ("sender", "reply"), ("gateway", "scheduler"), _ID_ONLY
 )
+MAILBOX_HEALTH_CHANGED = Topic(
+    "mailbox-health-changed", "mailbox", ("bounce",), ("scheduler",), _ID_ONLY
+)
+WORKSPACE_CHANGED = Topic("workspace-changed", "workspace", ("gateway",), ("scheduler",), _ID_ONLY)
 ISSUE_RAISED = Topic(
     "issue-raised", "subject", ("scheduler", "sender", "bounce", "reply"), ("gateway",), _ID_ONLY
 )
@@ -87,8 +91,8 @@ AUDIT_RECORDED = Topic(
 ALL: Final[tuple[Topic, ...]] = (
     LEAD_ENROLLED, LEAD_ENROLLED_BY_PUBLISHER, SEND_SCHEDULED, SENT, BOUNCED, REPLIED,
     SEND_DEFERRED, SEND_REJECTED, SEND_IN_DOUBT, INBOUND_RECEIVED, ENROLLMENT_FINISHED,
-    ADDRESS_SUPPRESSED, MAILBOX_CHANGED, CAMPAIGN_CHANGED, MAILBOX_PROBED, ISSUE_RAISED,
-    AUDIT_RECORDED,
+    ADDRESS_SUPPRESSED, MAILBOX_CHANGED, CAMPAIGN_CHANGED, MAILBOX_PROBED,
+    MAILBOX_HEALTH_CHANGED, WORKSPACE_CHANGED, ISSUE_RAISED, AUDIT_RECORDED,
 )  # fmt: skip
 BY_NAME: Final[Mapping[str, Topic]] = {topic.name: topic for topic in ALL}
 

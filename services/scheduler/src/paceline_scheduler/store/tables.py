@@ -10,6 +10,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    SmallInteger,
     UniqueConstraint,
     func,
     text,
@@ -55,7 +56,8 @@ _GATES: Final = ("workspace", "campaign", "pool", "mailbox", "domain")
 class Address(Base):
     """An address or a recipient domain, by its keyed hash: the row a suppression lives on.
 
-    It outlives the leads that point at it. Claims lock it FOR SHARE.
+    It outlives the leads that point at it. Claims lock it FOR SHARE. `host` is where a domain's
+    mail is read (`policy.host_code`), NULL until its MX records were looked up at `host_at`.
     """
 
     __tablename__ = "address"
@@ -78,10 +80,15 @@ class Address(Base):
     reason: Mapped[str | None]
     source: Mapped[str | None]
     created_at: Mapped[datetime] = _created()
+    host: Mapped[int | None] = mapped_column(SmallInteger)
+    host_at: Mapped[datetime | None]
 
 
 class Lead(Base):
-    """A person of one workspace, at most one per address; later enrollments update its fields."""
+    """A person of one workspace, at most one per address; later enrollments update its fields.
+
+    `contacted_at` is when a campaign's message last went out, `contacted_campaign_id` whose.
+    """
 
     __tablename__ = "lead"
     __table_args__ = (
@@ -102,13 +109,16 @@ class Lead(Base):
     fields: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
     created_at: Mapped[datetime] = _created()
     updated_at: Mapped[datetime] = _created()
+    contacted_at: Mapped[datetime | None]
+    contacted_campaign_id: Mapped[int | None]
 
 
 class Enrollment(Base):
     """A lead's way through a campaign; also the gate of its own scope.
 
     `step` and `job_id` are the current ones; `mailbox_id` and `pool_id` those
-    that sent step 1, from where the follow-ups go.
+    that sent step 1, from where the follow-ups go. `contact_hold`: it waits,
+    without a job, for another campaign to be done with its lead.
     """
 
     __tablename__ = "enrollment"
@@ -138,6 +148,7 @@ class Enrollment(Base):
     enrolled_at: Mapped[datetime] = _created()
     updated_at: Mapped[datetime] = _created()
     finished_at: Mapped[datetime | None]
+    contact_hold: Mapped[bool] = mapped_column(server_default=text("false"))
 
 
 class SendJob(Base):
@@ -209,10 +220,12 @@ class SendJob(Base):
 class Slot(Base):
     """A lease of one mailbox's instant; append-only but for `returned_at`, set at most once.
 
-    `day` (mailbox-local) and `hour` are the buckets it counts in.
+    `day` (mailbox-local) and `hour` are the buckets it counts in; the numbers are those it was
+    decided by, itself included.
     """
 
     __tablename__ = "slot"
+    __table_args__ = (Index(None, "workspace_id", "mailbox_id", "slot_at"),)
 
     workspace_id: Mapped[int] = mapped_column(primary_key=True)
     job_id: Mapped[int] = mapped_column(primary_key=True)
@@ -224,13 +237,23 @@ class Slot(Base):
     hour: Mapped[datetime]
     reserved_at: Mapped[datetime] = _created()
     returned_at: Mapped[datetime | None]
+    day_used: Mapped[int | None] = mapped_column(Integer)
+    day_cap: Mapped[int | None] = mapped_column(Integer)
+    hour_used: Mapped[int | None] = mapped_column(Integer)
+    hour_cap: Mapped[int | None] = mapped_column(Integer)
+    rolling_used: Mapped[int | None] = mapped_column(Integer)
+    ceiling: Mapped[int | None] = mapped_column(Integer)
 
 
 class MailboxBudget(Base):
     """The limits of one mailbox and what is used of them: where every cap is enforced.
 
     `open_from`..`open_until` is the compiled stretch of open time within one
-    local day; slots lie in it. Beyond it the policy is compiled anew.
+    local day; slots lie in it, and `day_cap` is that day's. Beyond it the
+    policy is compiled anew. `revision` grows with every change of what it is
+    compiled from. `types` are the campaign types it serves (bits: 1 cold,
+    2 nurture, 4 transactional), `host` the code of its provider, `account_ref`
+    the provider account that `ceiling` counts.
     """
 
     __tablename__ = "mailbox_budget"
@@ -243,6 +266,10 @@ class MailboxBudget(Base):
         CheckConstraint("day_cap >= 0 AND hour_cap >= 0", name="cap"),
         CheckConstraint("day_used >= 0 AND hour_used >= 0", name="used"),
         CheckConstraint("outstanding BETWEEN 0 AND max_outstanding", name="outstanding"),
+        CheckConstraint("health BETWEEN 0 AND 100", name="health"),
+        CheckConstraint("stage BETWEEN 0 AND 5", name="stage"),
+        CheckConstraint("types BETWEEN 0 AND 7", name="types"),
+        CheckConstraint("ceiling >= 0", name="ceiling"),
         # Room for updates in place.
         {"postgresql_with": {"fillfactor": 70}},
     )
@@ -271,6 +298,173 @@ class MailboxBudget(Base):
     hour_used: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     outstanding: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     epoch: Mapped[int] = mapped_column(server_default=text("0"))
+    revision: Mapped[int] = mapped_column(server_default=text("0"))
+    policy: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
+    provider: Mapped[str] = mapped_column(server_default="smtp")
+    country: Mapped[str | None]
+    region: Mapped[str | None]
+    connected_at: Mapped[datetime] = _created()
+    ceiling: Mapped[int | None] = mapped_column(Integer)
+    account_ref: Mapped[int] = mapped_column(server_default=text("0"))
+    host: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
+    types: Mapped[int] = mapped_column(SmallInteger, server_default=text("7"))
+    health: Mapped[int | None] = mapped_column(SmallInteger)
+    health_floor: Mapped[bool] = mapped_column(server_default=text("true"))
+    stage: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
+    health_version: Mapped[int] = mapped_column(server_default=text("0"))
+    throttled_until: Mapped[datetime | None]
+    inactive_since: Mapped[datetime | None]
+
+
+_NO_HOURS: Final = text("array_fill(0, ARRAY[25])")
+
+
+class AccountBudget(Base):
+    """What a provider account sent in the last 24 h, of the whole installation: several
+    workspaces may have connected it.
+
+    `hours` are counts per UTC hour, the first one's being `hour`; `foreign_hours` those of
+    messages sent outside Paceline.
+    """
+
+    __tablename__ = "account_budget"
+    __table_args__ = (
+        CheckConstraint(
+            "cardinality(hours) = 25 AND cardinality(foreign_hours) = 25", name="hours"
+        ),
+        {"postgresql_with": {"fillfactor": 70}},
+    )
+
+    account_ref: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    hour: Mapped[datetime] = mapped_column(server_default=text("'-infinity'"))
+    hours: Mapped[list[int]] = mapped_column(ARRAY(Integer), server_default=_NO_HOURS)
+    foreign_hours: Mapped[list[int]] = mapped_column(ARRAY(Integer), server_default=_NO_HOURS)
+
+
+class DomainBudget(Base):
+    """The daily maximum of one sending domain, in the workspace's zone."""
+
+    __tablename__ = "domain_budget"
+    __table_args__ = (
+        CheckConstraint("day_used >= 0", name="used"),
+        {"postgresql_with": {"fillfactor": 70}},
+    )
+
+    workspace_id: Mapped[int] = mapped_column(primary_key=True)
+    domain_ref: Mapped[int] = mapped_column(primary_key=True)
+    domain: Mapped[str]
+    tz: Mapped[str]
+    day_cap: Mapped[int | None] = mapped_column(Integer)
+    day: Mapped[date] = mapped_column(Date, server_default=text("'-infinity'"))
+    day_used: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+
+
+class RecipientBudget(Base):
+    """The shaping of one recipient domain (an `address` row): spacing and daily maximum.
+
+    `cursor_at` is up to when its waiting jobs have been spread out; `next_at` the earliest
+    instant of the next slot.
+    """
+
+    __tablename__ = "recipient_budget"
+    __table_args__ = (
+        CheckConstraint("spacing_ms >= 0", name="spacing"),
+        CheckConstraint("day_used >= 0", name="used"),
+        {"postgresql_with": {"fillfactor": 70}},
+    )
+
+    workspace_id: Mapped[int] = mapped_column(primary_key=True)
+    domain_id: Mapped[int] = mapped_column(primary_key=True)
+    tz: Mapped[str]
+    spacing_ms: Mapped[int] = mapped_column(server_default=text("0"))
+    day_cap: Mapped[int | None] = mapped_column(Integer)
+    next_at: Mapped[datetime] = mapped_column(server_default=text("'-infinity'"))
+    cursor_at: Mapped[datetime] = mapped_column(server_default=text("'-infinity'"))
+    day: Mapped[date] = mapped_column(Date, server_default=text("'-infinity'"))
+    day_used: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+
+
+class CampaignPolicy(Base):
+    """What decisions need of a campaign, as of its `version`; and whether it is throttled."""
+
+    __tablename__ = "campaign_policy"
+    __table_args__ = (
+        CheckConstraint("type IN (1, 2, 4)", name="type"),
+        _one_of("stickiness", ("wait", "reassign", "stop")),
+        _one_of("esp_match", ("off", "prefer", "strict")),
+        CheckConstraint("(throttled_since IS NULL) = (throttle_cause IS NULL)", name="throttled"),
+    )
+
+    workspace_id: Mapped[int] = mapped_column(primary_key=True)
+    campaign_id: Mapped[int] = mapped_column(primary_key=True)
+    version: Mapped[int]
+    type: Mapped[int] = mapped_column(SmallInteger)
+    min_health: Mapped[int] = mapped_column(SmallInteger, server_default=text("70"))
+    stickiness: Mapped[str] = mapped_column(server_default="reassign")
+    reassign_after_s: Mapped[int] = mapped_column(server_default=text("172800"))
+    esp_match: Mapped[str] = mapped_column(server_default="off")
+    allow_parallel: Mapped[bool] = mapped_column(server_default=text("false"))
+    throttled_since: Mapped[datetime | None]
+    throttle_cause: Mapped[str | None]
+
+
+class NodeRecheck(Base):
+    """A mailbox that failed and is tested again at `next_at`, every `every_s`, up to `until`."""
+
+    __tablename__ = "node_recheck"
+    __table_args__ = (Index(None, "next_at"),)
+
+    workspace_id: Mapped[int] = mapped_column(primary_key=True)
+    mailbox_id: Mapped[int] = mapped_column(primary_key=True)
+    reason: Mapped[str] = mapped_column(primary_key=True)
+    every_s: Mapped[int] = mapped_column(Integer)
+    next_at: Mapped[datetime]
+    until: Mapped[datetime]
+    attempts: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    last_code: Mapped[str | None]
+
+
+class Decision(Base):
+    """Why nothing is sent, or that it may be, with the numbers it was decided by.
+
+    A mailbox or campaign has at most one open row, the present one; a job one row per reason.
+    Releases are `slot` rows.
+    """
+
+    __tablename__ = "decision"
+    __table_args__ = (
+        _one_of("scope", ("mailbox", "job", "campaign")),
+        Index(
+            "decision_open_key",
+            "workspace_id",
+            "scope",
+            "ref",
+            unique=True,
+            postgresql_where=text("is_open AND scope <> 'job'"),
+        ),
+        Index(
+            "decision_job_key",
+            "workspace_id",
+            "ref",
+            "reason",
+            unique=True,
+            postgresql_where=text("scope = 'job'"),
+        ),
+        Index(None, "workspace_id", "scope", "ref", "first_at"),
+        Index(None, "last_at"),
+    )
+
+    workspace_id: Mapped[int] = mapped_column(primary_key=True)
+    decision_id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    scope: Mapped[str]
+    ref: Mapped[int]
+    reason: Mapped[str]
+    inputs: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
+    until: Mapped[datetime | None]
+    times: Mapped[int] = mapped_column(Integer, server_default=text("1"))
+    first_at: Mapped[datetime] = _created()
+    last_at: Mapped[datetime] = _created()
+    is_open: Mapped[bool] = mapped_column(server_default=text("true"))
 
 
 class Shard(Base):
