@@ -17,9 +17,10 @@ KILL ?=
 KEYS ?=
 SVC ?=
 ROWS ?=
+RULE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit lint fmt lock up down status logs bench docs vault
+.PHONY: help setup demo test test-unit lint fmt lock up down status logs bench mutants docs vault
 
 help: ## List every target
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -70,6 +71,10 @@ status: setup ## Part, pid, port, version, ready
 
 logs: setup ## Follow one log: make logs SVC=sender
 	@$(BIN)/paceline-local logs $(SVC) -f
+
+mutants: setup ## Break the rules one at a time: a test must find each (RULE=cadence)
+	@$(BIN)/paceline-local run --keys vault -- $(CURDIR)/$(BIN)/python -m tests.mutants \
+		$(if $(RULE),--rule "$(RULE)")
 
 bench: setup ## Ratios against peers, into bench/results/latest.json (ROWS=9,10)
 	@$(BIN)/python -m bench $(if $(ROWS),--rows $(ROWS))

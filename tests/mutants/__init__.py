@@ -1,0 +1,1 @@
+"""Hand-written bugs in the rules, each of which a named test must find (`make mutants`)."""
