@@ -1,6 +1,6 @@
 -- Purpose: add to the volumes per mailbox and day (UTC). In: parallel arrays; kind is
 -- sent, hard, soft, block or other.
-INSERT INTO bounce.mailbox_health AS h (workspace_id, mailbox_id, day, sent, hard, soft, block,
+INSERT INTO bounce.mailbox_day AS h (workspace_id, mailbox_id, day, sent, hard, soft, block,
                                         other)
 SELECT workspace_id, mailbox_id, (at AT TIME ZONE 'UTC')::date,
        count(*) FILTER (WHERE kind = 'sent'), count(*) FILTER (WHERE kind = 'hard'),
