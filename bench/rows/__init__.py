@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from bench.measure import Result
-from bench.rows import message
+from bench.rows import enrollment, message
 
 Row = Callable[[int], list[Result]]
 
-ROWS: Final[Mapping[int, Row]] = {10: message.measure}
+ROWS: Final[Mapping[int, Row]] = {8: enrollment.measure, 10: message.measure}

@@ -62,7 +62,7 @@ PRINCIPALS: Final[tuple[Principal, ...]] = (
             "scheduler.v_enrollment", "scheduler.v_lead", "scheduler.v_job_recipient",
             "scheduler.v_suppression", "scheduler.v_receipt", "scheduler.v_suspension",
             "scheduler.v_mailbox_pace", "sender.v_send_log", "reply.v_reply", "bounce.v_bounce",
-            "audit.v_audit", "scheduler.v_campaign_throttle",
+            "audit.v_audit", "scheduler.v_campaign_throttle", "bounce.v_mailbox_health",
             "scheduler.v_quarantine", "sender.v_quarantine", "bounce.v_quarantine",
             "reply.v_quarantine",
         ),
@@ -84,7 +84,7 @@ PRINCIPALS: Final[tuple[Principal, ...]] = (
         views=(
             "gateway.v_workspace", "gateway.v_mailbox", "gateway.v_pool_member",
             "gateway.v_campaign", "gateway.v_step", "gateway.v_publisher", "gateway.v_pool",
-            "gateway.v_shaping_rule", "gateway.v_domain_budget",
+            "gateway.v_shaping_rule", "gateway.v_domain_budget", "bounce.v_mailbox_health",
         ),
         redis=("pace:*",),
         keys=(_ADDRESS_HASH,),

@@ -1,0 +1,203 @@
+"""Real Postgres and Redis for one bench run, migrated, in a folder of their own."""
+
+import random
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from pydantic import SecretStr
+from redis.asyncio import Redis
+
+from paceline_common.address import AddressHasher
+from paceline_common.db import Database, Queries
+from paceline_common.settings import ServiceSettings
+from paceline_local.stack import Stack
+
+WS = 1
+CAMPAIGN = 1
+POOL = 1
+HASHER = AddressHasher(b"k" * 32)
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """The two servers; SQL goes past every policy, to set a scene and look at it."""
+
+    stack: Stack
+
+    def sql(self, statement: str, *args: object) -> list[Any]:
+        """Run one statement as the superuser and return its rows."""
+        with psycopg.connect(self.stack.dsn(), autocommit=True) as connection:
+            cursor = connection.execute(statement.encode(), args)
+            return cursor.fetchall() if cursor.description else []
+
+    def settings(self, role: str = "scheduler", pool: int = 10) -> ServiceSettings:
+        """Return the settings of a service that talks to these servers alone."""
+        return ServiceSettings(
+            http_port=0,
+            internal_token=SecretStr("token"),
+            postgres_host="127.0.0.1",
+            postgres_port=self.stack.ports["postgres"],
+            postgres_user=role,
+            postgres_password=SecretStr(
+                self.stack.passwords.get(role, "paceline_postgres_password")
+            ),
+            postgres_pool_size=pool,
+            kafka_bootstrap="127.0.0.1:1",
+            kafka_user=role,
+            kafka_password=SecretStr("none"),
+            keys_url="http://127.0.0.1:1",
+            keys_role_id="none",
+            keys_secret_id=SecretStr("none"),
+        )
+
+    def redis(self) -> Redis:
+        """Return a client with the scheduler's rights."""
+        return Redis(
+            host="127.0.0.1",
+            port=self.stack.ports["redis"],
+            username="scheduler",
+            password=self.stack.passwords.get("scheduler", "paceline_redis_password"),
+            protocol=2,
+        )
+
+    @asynccontextmanager
+    async def scheduler(self) -> AsyncIterator[tuple[Database, Queries, Redis]]:
+        """Give what the scheduler's parts are made of."""
+        db, redis = Database(self.settings()), self.redis()
+        try:
+            yield db, Queries("paceline_scheduler"), redis
+        finally:
+            await db.close()
+            await redis.aclose()
+
+
+@contextmanager
+def servers() -> Iterator[Servers]:
+    """Start Postgres and Redis, migrate, and end both."""
+    run = Path(tempfile.mkdtemp(prefix="pl-bench-"))
+    run.chmod(0o755)
+    stack = Stack(run)
+    try:
+        stack.start("postgres")
+        stack.schema.start(lambda _line: None)
+        stack.start("redis")
+        yield Servers(stack)
+    finally:
+        stack.stop("redis")
+        stack.stop("postgres")
+        shutil.rmtree(run, ignore_errors=True)
+
+
+def campaign(made: Servers, *, mailboxes: int, policy: str) -> None:
+    """Write a workspace, a running campaign of one step, and its pool of mailboxes.
+
+    `policy` is the mailboxes' policy as JSON.
+    """
+    made.sql(
+        "INSERT INTO gateway.workspace (workspace_id, name, timezone) OVERRIDING SYSTEM VALUE"
+        " VALUES (%s, 'bench', 'UTC')",
+        WS,
+    )
+    made.sql(
+        "INSERT INTO gateway.mailbox (workspace_id, mailbox_id, email, domain, kind, policy, smtp,"
+        " imap, smtp_credential, imap_credential) OVERRIDING SYSTEM VALUE"
+        " SELECT %s, n, 'm' || n || '@send' || n %% 500 || '.test', 'send' || n %% 500 || '.test',"
+        " 'smtp', %s, '{}', '{}', '', '' FROM generate_series(1, %s) AS n",
+        WS,
+        policy,
+        mailboxes,
+    )
+    made.sql(
+        "INSERT INTO gateway.pool (workspace_id, pool_id, name) OVERRIDING SYSTEM VALUE"
+        " VALUES (%s, %s, 'bench')",
+        WS,
+        POOL,
+    )
+    made.sql(
+        "INSERT INTO gateway.pool_member (workspace_id, pool_id, mailbox_id, position)"
+        " SELECT %s, %s, n, n FROM generate_series(1, %s) AS n",
+        WS,
+        POOL,
+        mailboxes,
+    )
+    made.sql(
+        "INSERT INTO gateway.campaign (workspace_id, campaign_id, name, status)"
+        " OVERRIDING SYSTEM VALUE VALUES (%s, %s, 'bench', 'running')",
+        WS,
+        CAMPAIGN,
+    )
+    made.sql(
+        "INSERT INTO gateway.campaign_tier (workspace_id, campaign_id, tier, position, pool_id)"
+        " VALUES (%s, %s, 1, 1, %s)",
+        WS,
+        CAMPAIGN,
+        POOL,
+    )
+    made.sql(
+        "INSERT INTO gateway.step (workspace_id, campaign_id, position, delay_s, subject,"
+        " text_template) VALUES (%s, %s, 1, 0, 's', 't')",
+        WS,
+        CAMPAIGN,
+    )
+
+
+def jobs(made: Servers, count: int) -> None:
+    """Queue `count` first messages of the campaign, each to its own lead at one of 1,000 domains.
+
+    Addresses, leads, enrollments and jobs n share their number.
+    """
+    statements = (
+        (
+            "INSERT INTO scheduler.address (workspace_id, address_id, kind, hash)"
+            " SELECT %(ws)s, n, 'address', sha256(int8send(n)) FROM generate_series(1, %(n)s) AS n"
+        ),
+        (
+            "INSERT INTO scheduler.address (workspace_id, address_id, kind, hash)"
+            " SELECT %(ws)s, 1000000000 + n, 'domain', sha256(int8send(-1 - n))"
+            " FROM generate_series(0, 999) AS n"
+        ),
+        (
+            "INSERT INTO scheduler.lead (workspace_id, lead_id, address_id, domain_id, email)"
+            " SELECT %(ws)s, n, n, 1000000000 + n %% 1000, n || '@lead' || n %% 1000 || '.test'"
+            " FROM generate_series(1, %(n)s) AS n"
+        ),
+        (
+            "INSERT INTO scheduler.enrollment (workspace_id, enrollment_id, campaign_id, lead_id,"
+            " address_id, domain_id, job_id)"
+            " SELECT %(ws)s, n, %(c)s, n, n, 1000000000 + n %% 1000, n"
+            " FROM generate_series(1, %(n)s) AS n"
+        ),
+        (
+            "INSERT INTO scheduler.send_job"
+            " (workspace_id, job_id, enrollment_id, campaign_id, step)"
+            " SELECT %(ws)s, n, n, %(c)s, 1 FROM generate_series(1, %(n)s) AS n"
+        ),
+        (
+            "INSERT INTO scheduler.gate (workspace_id, scope, ref) VALUES"
+            " (%(ws)s, 'workspace', %(ws)s), (%(ws)s, 'campaign', %(c)s), (%(ws)s, 'pool', 1)"
+            " ON CONFLICT DO NOTHING"
+        ),
+        *(
+            f"SELECT setval(pg_get_serial_sequence('scheduler.{table}', '{table}_id'), %(n)s)"
+            for table in ("lead", "enrollment")
+        ),
+        "SELECT setval(pg_get_serial_sequence('scheduler.address', 'address_id'), 2000000000)",
+        "SELECT setval(pg_get_serial_sequence('scheduler.send_job', 'job_id'), %(n)s)",
+    )
+    arguments = {"ws": WS, "c": CAMPAIGN, "n": count}
+    with psycopg.connect(made.stack.dsn(), autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement.encode(), arguments)
+        # As autovacuum does within a minute: without statistics plans are guesses.
+        connection.execute("VACUUM ANALYZE")
+
+
+def rng() -> random.Random:
+    """Return the benches' one source of chance."""
+    return random.Random(7)

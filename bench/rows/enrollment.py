@@ -1,0 +1,133 @@
+"""Row 8: `lead-enrolled` records to lead, enrollment, job and receipt, against a raw COPY."""
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+
+from bench import house
+from bench.measure import Result, interleave
+from paceline_common import events, ids, topics
+from paceline_common.db import Database, Queries
+from paceline_common.db.inbox import Inbox, Seen
+from paceline_common.kafka.envelope import EnvelopeReader
+from paceline_scheduler.enroll import Enroller
+
+ROWS = 10_000
+BATCH = 500
+COLUMNS = (
+    "workspace_id", "campaign_id", "email", "first_name", "last_name", "company", "fields",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What the reader needs of a Kafka record."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes
+    value: bytes
+    headers: Sequence[tuple[str, bytes]]
+
+
+def _records(run: int) -> list[Record]:
+    """Return one run's records: new people each time, twenty to a company's domain."""
+    workspace = ids.encode("ws", house.WS)
+    campaign = ids.encode("cmp", house.CAMPAIGN)
+    made = []
+    for n in range(ROWS):
+        email = f"person{n}.{run}@company{n // 20}.test"
+        body = {
+            "workspace_id": workspace, "campaign_id": campaign, "email": email,
+            "first_name": "Ada", "last_name": f"Lovelace {n}", "company": f"Company {n // 20}",
+            "fields": {"city": "London", "product": "engine"},
+        }  # fmt: skip
+        headers = {
+            "ce_specversion": "1.0", "ce_id": str(uuid.uuid4()), "ce_source": "bench",
+            "ce_type": events.event_type(topics.LEAD_ENROLLED), "ce_subject": "lead",
+            "ce_time": datetime.now(UTC).isoformat(), "ce_workspaceid": workspace,
+            "content-type": "application/json",
+        }  # fmt: skip
+        made.append(
+            Record(
+                "lead-enrolled", 0, n, email.encode(), json.dumps(body).encode(),
+                [(name, value.encode()) for name, value in headers.items()],
+            )
+        )  # fmt: skip
+    return made
+
+
+async def _enroll(db: Database, enroller: Enroller, records: Sequence[Record]) -> float:
+    """Do what the subscribe wrapper does with these records; return rows per second."""
+    reader, inbox = EnvelopeReader(topics.LEAD_ENROLLED), Inbox(db.schema, "bench")
+    start = time.perf_counter()
+    for n in range(0, len(records), BATCH):
+        deliveries = [
+            one for one in (reader.read(record).delivery for record in records[n : n + BATCH])
+            if one is not None
+        ]  # fmt: skip
+        async with db.transaction({one.workspace_id for one in deliveries}) as tx:
+            await inbox.insert(
+                tx, [Seen(one.topic, one.source, one.event_id, one.digest) for one in deliveries]
+            )
+            await enroller.enroll(tx, deliveries)
+    return len(records) / (time.perf_counter() - start)
+
+
+def _copy(dsn: str, records: Sequence[Record]) -> float:
+    """COPY the same rows, decoded beforehand, into a plain table; return rows per second."""
+    rows: list[tuple[Any, ...]] = []
+    for record in records:
+        body = json.loads(record.value)
+        rows.append(
+            (house.WS, house.CAMPAIGN, body["email"], body["first_name"], body["last_name"],
+             body["company"], json.dumps(body["fields"]))
+        )  # fmt: skip
+    with psycopg.connect(dsn) as connection:
+        start = time.perf_counter()
+        with connection.cursor().copy(f"COPY bench_rows ({', '.join(COLUMNS)}) FROM STDIN") as copy:
+            for row in rows:
+                copy.write_row(row)
+        connection.commit()
+        return len(records) / (time.perf_counter() - start)
+
+
+def measure(repeats: int) -> list[Result]:
+    """Rows per second of wall time, one connection each, in batches of 500 as Kafka gives them."""
+    with house.servers() as made:
+        house.campaign(made, mailboxes=10, policy="{}")
+        made.sql(
+            "CREATE TABLE bench_rows (workspace_id bigint, campaign_id bigint, email text,"
+            " first_name text, last_name text, company text, fields jsonb)"
+        )
+        runs = iter(range(1_000))
+        records: list[Record] = []
+
+        async def hasher() -> object:
+            return house.HASHER
+
+        async def once() -> float:
+            async with made.scheduler() as (db, queries, _):
+                return await _enroll(db, _enroller(queries, hasher), records)
+
+        def ours() -> float:
+            records[:] = _records(next(runs))
+            return asyncio.run(once())
+
+        mine, theirs = interleave(ours, lambda: _copy(made.stack.dsn(), records), repeats)
+    return [
+        Result(8, "enrollment, against a raw COPY of the same rows", "rows/s",
+               mine, theirs, 0.10, "higher")
+    ]  # fmt: skip
+
+
+def _enroller(queries: Queries, hasher: Any) -> Enroller:
+    return Enroller(queries, hasher, lambda: None, accept_test_domains=True)
