@@ -1,16 +1,20 @@
 """Local hours in which a mailbox may send, on any day of any IANA zone."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
 from typing import Final
 from zoneinfo import ZoneInfo
 
-_DAY: Final = timedelta(days=1)
+from paceline_scheduler.domain.blackout import NONE, Blackouts
+
+DAY: Final = timedelta(days=1)
 _SECOND: Final = timedelta(seconds=1)
 # A week of closed days, a window that began the day before, and a calendar day
 # that a zone left out (Samoa had no 30 December 2011).
 _HORIZON_DAYS: Final = 16
+# Days whose openings one window remembers.
+_REMEMBERED: Final = 400
 
 
 def instant(day: date, at: time, tz: ZoneInfo) -> datetime:
@@ -45,6 +49,30 @@ class Span:
     end: datetime
 
 
+@lru_cache(maxsize=1 << 16)
+def day_span(day: date, tz: ZoneInfo) -> Span:
+    """Return the local calendar `day`: 23, 24 or 25 hours, from midnight to midnight.
+
+    A midnight that does not exist is the change that skips it; a date that a
+    zone left out is empty.
+    """
+    return Span(instant(day, time(), tz), instant(day + DAY, time(), tz))
+
+
+def local_day(at: datetime, tz: ZoneInfo) -> tuple[date, Span]:
+    """Return the local date whose midnights lie around the instant, and its span."""
+    day = at.astimezone(tz).date()
+    span = day_span(day, tz)
+    # Around a change at midnight the wall clock's date can lag behind or run back.
+    while at < span.start:
+        day -= DAY
+        span = day_span(day, tz)
+    while at >= span.end:
+        day += DAY
+        span = day_span(day, tz)
+    return day, span
+
+
 @dataclass(frozen=True, slots=True)
 class Interval:
     """Opens at `start` on each of `days` (0 is Monday), closes before `end`.
@@ -58,69 +86,110 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True)
+class Opening:
+    """Open time `start`..`end` within the local `day` (aware, UTC).
+
+    `fresh`: it was closed just before. `ends_by`: why it is over, a reason
+    code; `day_ends` when it stays open and only the day is over.
+    """
+
+    start: datetime
+    end: datetime
+    day: date
+    fresh: bool
+    ends_by: str
+
+
+@dataclass(frozen=True, slots=True)
 class SendWindow:
     """The hours of one mailbox in its zone; no `intervals` at all (None) means always open.
 
     An opening or a closing that a DST change skips moves to the change; in a
-    repeated hour the first pass counts. Overlapping intervals are one.
+    repeated hour the first pass counts. Overlapping intervals are one. A
+    blacked-out local date is closed from its midnight to the next, whatever
+    interval reaches into it.
     """
 
     tz: ZoneInfo
     intervals: tuple[Interval, ...] | None
+    blackouts: Blackouts = NONE
+    _known: dict[date, tuple[Opening, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def is_open(self, at: datetime) -> bool:
         """Return whether the window is open at the instant `at` (aware)."""
-        span = self.next_span(at)
-        return span is not None and span.start <= at
+        found = self.next_opening(at)
+        return found is not None and found.start <= at
 
-    def next_span(self, after: datetime) -> Span | None:
-        """Return the first open stretch that ends after `after`, or None if there never is one.
+    def closed_by(self, at: datetime) -> str:
+        """Return why the window is closed at an instant at which it is."""
+        return self.blackouts.cause(local_day(at, self.tz)[0]) or "outside_window"
 
-        It may have begun before. An always open window gives the local day of `after`.
+    def next_opening(self, at: datetime) -> Opening | None:
+        """Return the first opening that ends after `at`, or None if there never is one.
+
+        It may have begun before.
         """
-        if self.intervals is None:
-            return local_day(after, self.tz)
-        merged: Span | None = None
-        for span in self._spans(after.astimezone(self.tz).date() - 2 * _DAY):
-            if merged is not None and span.start > merged.end:
-                if merged.end > after:
-                    break
-                merged = span
-            elif merged is None:
-                merged = span
-            else:
-                merged = Span(merged.start, max(merged.end, span.end))
-        return merged if merged is not None and merged.end > after else None
+        day, _ = local_day(at, self.tz)
+        for _ in range(_HORIZON_DAYS + len(self.blackouts)):
+            for one in self.openings_on(day):
+                if one.end > at:
+                    return one
+            day += DAY
+        return None
 
-    def _spans(self, first: date) -> Iterator[Span]:
-        for n in range(_HORIZON_DAYS):
-            day = first + n * _DAY
-            spans = [
-                Span(
-                    instant(day, one.start, self.tz),
-                    instant(day + _DAY * (one.end <= one.start), one.end, self.tz),
-                )
-                for one in self.intervals or ()
-                if day.weekday() in one.days
-            ]
-            yield from sorted(
-                (span for span in spans if span.start < span.end), key=lambda span: span.start
+    def openings_on(self, day: date) -> tuple[Opening, ...]:
+        """Return the openings of a local date, in order, none touching another."""
+        found = self._known.get(day)
+        if found is None:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            found = self._known[day] = self._openings(day)
+        return found
+
+    def _openings(self, day: date) -> tuple[Opening, ...]:
+        spans = self._spans(day)
+        if not spans:
+            return ()
+        whole = day_span(day, self.tz)
+        before, after = self._spans(day - DAY), self._spans(day + DAY)
+        goes_on = bool(after) and after[0].start == whole.end
+        ends_by = self.blackouts.cause(day + DAY) or ("day_ends" if goes_on else "outside_window")
+        return tuple(
+            Opening(
+                span.start,
+                span.end,
+                day,
+                fresh=not (before and before[-1].end == span.start),
+                ends_by=ends_by if span.end == whole.end else "outside_window",
             )
+            for span in spans
+        )
 
-
-def local_day(at: datetime, tz: ZoneInfo) -> Span:
-    """Return the local calendar day around `at`: 23, 24 or 25 hours, from midnight to midnight.
-
-    A midnight that does not exist is the change that skips it.
-    """
-    day = at.astimezone(tz).date()
-    start, end = instant(day, time(), tz), instant(day + _DAY, time(), tz)
-    # Around a change at midnight the wall clock's date can lag behind or run
-    # back; the day is the one whose midnights lie around the instant.
-    while at < start:
-        day -= _DAY
-        start, end = instant(day, time(), tz), start
-    while at >= end:
-        day += _DAY
-        start, end = end, instant(day + _DAY, time(), tz)
-    return Span(start, end)
+    def _spans(self, day: date) -> list[Span]:
+        """Return the open spans of a local date, cut at its midnights and merged."""
+        whole = day_span(day, self.tz)
+        if self.blackouts.cause(day) is not None or whole.start >= whole.end:
+            return []
+        if self.intervals is None:
+            return [whole]
+        found = sorted(
+            (
+                instant(opens, one.start, self.tz),
+                instant(opens + DAY * (one.end <= one.start), one.end, self.tz),
+            )
+            for opens in (day - DAY, day)
+            for one in self.intervals
+            if opens.weekday() in one.days
+        )
+        merged: list[Span] = []
+        for start, end in found:
+            start, end = max(start, whole.start), min(end, whole.end)
+            if start >= end:
+                continue
+            if merged and start <= merged[-1].end:
+                merged[-1] = Span(merged[-1].start, max(merged[-1].end, end))
+            else:
+                merged.append(Span(start, end))
+        return merged
