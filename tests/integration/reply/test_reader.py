@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.reply.world import World, until
+from tests.integration.reply.world import World, arrived, until
 
 from paceline_reply.reader import Parts, Reader, Readers
 
@@ -41,12 +41,6 @@ async def end(task: asyncio.Task[None]) -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
-
-
-async def arrived(world: World, count: int) -> None:
-    """Wait until the mail host has delivered `count` messages."""
-    box = world.stack.mailhost.maildir(world.email)
-    await until(lambda: len([*box.glob("new/*"), *box.glob("cur/*")]) >= count)
 
 
 async def test_mail_from_before_the_connect_is_not_read_and_mail_after_it_is(

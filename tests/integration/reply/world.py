@@ -329,6 +329,12 @@ async def until(holds: Callable[[], object], seconds: float = 30.0) -> None:
         await asyncio.sleep(0.05)
 
 
+async def arrived(world: World, count: int) -> None:
+    """Wait until the mail host has delivered `count` messages."""
+    box = world.stack.mailhost.maildir(world.email)
+    await until(lambda: len([*box.glob("new/*"), *box.glob("cur/*")]) >= count)
+
+
 def _one(sql: Sql, statement: str, *args: object) -> dict[str, Any]:
     row = sql.execute(statement.encode(), args).fetchone()
     assert row is not None

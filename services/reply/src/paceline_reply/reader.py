@@ -37,7 +37,6 @@ _REFUSALS: Final = frozenset({"auth_failed", "credential_unreadable"})
 _CONNECT_SLACK: Final = timedelta(minutes=2)
 # Around a new UIDVALIDITY: clocks, and servers that judge SINCE in their own zone.
 _RESYNC_SLACK: Final = timedelta(days=2)
-_FIRST_PAUSE_S: Final = 0.5
 _QUERIES: Final = Queries("paceline_reply")
 
 
@@ -121,15 +120,10 @@ class Reader:
             place = await session.open_inbox()
             await self._reading()
             last_uid = await self._start(session, place)
-            pause_s = _FIRST_PAUSE_S
             while True:
-                newest = await self._read_new(session, mailbox, place, last_uid)
+                last_uid = await self._read_new(session, mailbox, place, last_uid)
                 was_read = True
-                # What arrives between a look and the server's start of IDLE is not pushed:
-                # look again soon after anything happened, then less and less often.
-                pause_s = _FIRST_PAUSE_S if newest != last_uid else pause_s * 2
-                last_uid = newest
-                await session.wait(min(pause_s, self._parts.settings.poll_s))
+                await session.wait(self._parts.settings.poll_s)
         except ImapError as error:
             if error.code in _REFUSALS:
                 raise

@@ -13,13 +13,18 @@ class ReplySettings(ServiceSettings):
     `host_allowlist`: comma list of CIDRs and host names that may be non-public.
     `tls_ca_file`: one more CA to trust. `thread_life_days`: how long after a
     message an answer without its ids still belongs to it, by address and subject.
+    `poll_s`: how long IDLE may be silent before the server is asked; the longest
+    that a message lies unread when a server's push does not come.
     """
 
     host_allowlist: str = ""
     tls_ca_file: Path | None = None
     thread_life_days: int = Field(default=90, ge=1)
-    # Under the 29 min of RFC 2177, and short enough to notice a dead connection.
-    poll_s: float = Field(default=120.0, gt=0)
+    # Pushes are not owed (RFC 2177 §3), and servers lose them: a silent IDLE must not let a
+    # follow-up go to somebody who has answered minutes ago. A look is four short commands, so
+    # 1,000 mailboxes at 50 ms a round trip keep 3 or 4 of the threads busy. It also finds dead
+    # connections; a server may end an IDLE of 30 min.
+    poll_s: float = Field(default=60.0, gt=0, le=1740)
     supervise_s: float = Field(default=5.0, gt=0)
     reconnect_first_s: float = Field(default=1.0, gt=0)
     reconnect_cap_s: float = Field(default=300.0, gt=0)

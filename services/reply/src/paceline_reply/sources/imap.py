@@ -8,13 +8,14 @@ the event loop watches the socket. The README says why it is not aioimaplib.
 import asyncio
 import contextlib
 import imaplib
+import io
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar, cast
 
 from imapclient import IMAPClient, SocketTimeout
 from imapclient.exceptions import IMAPClientError, LoginError
@@ -100,6 +101,8 @@ class ImapSession:
 
     async def uids_after(self, last_uid: int) -> list[int]:
         """Return the UIDs above `last_uid`, ascending."""
+        # What is told from here on may have come after the server searched.
+        self._client.forget_news()
         # `n:*` names the last message even when its UID is below n (RFC 3501 §6.4.8).
         found = await self._run(self._client.search, f"UID {last_uid + 1}:*")
         return sorted(uid for uid in found if uid > last_uid)
@@ -133,20 +136,25 @@ class ImapSession:
         ]
 
     async def wait(self, seconds: float) -> None:
-        """Return when something may have arrived, at the latest after `seconds`.
+        """Return when something may have arrived since `uids_after`, at the latest after `seconds`.
 
-        Uses IDLE where the server has it.
+        Uses IDLE where the server has it. After `seconds` of silence the server
+        is asked outright (NOOP, RFC 3501 §6.1.2), so that the next search sees
+        what an IDLE without pushes kept back.
         """
+        # A server tells of a message once, in the answer of whatever command it is at
+        # (RFC 3501 §5.2); IDLE is then silent about it.
+        if self._client.has_news():
+            return
         if not await self._run(self._client.has_capability, "IDLE"):
             await asyncio.sleep(seconds)
             await self._run(self._client.noop)
             return
-        await self._run(self._client.idle)
-        # What arrived since the last search is told at once, perhaps together with
-        # the go-ahead, and then waits in the client's buffer instead of the socket.
-        if not await self._run(self._client.idle_check):
-            await _readable(self._client.socket(), seconds)
+        told = await self._run(self._client.begin_idle)
+        told = told or await _readable(self._client.socket(), seconds)
         await self._run(self._client.idle_done)
+        if not told:
+            await self._run(self._client.noop)
 
     async def find_by_subject(self, text: str) -> list[int]:
         """Return the UIDs of messages whose subject holds `text` (ASCII)."""
@@ -271,7 +279,8 @@ def _instant(answer: dict[bytes, Any]) -> datetime:
     return received.astimezone(UTC)
 
 
-async def _readable(sock: socket.socket, seconds: float) -> None:
+async def _readable(sock: socket.socket, seconds: float) -> bool:
+    """Return whether `sock` has something to read, or has ended, within `seconds`."""
     loop = asyncio.get_running_loop()
     descriptor = sock.fileno()
     told: asyncio.Future[None] = loop.create_future()
@@ -282,14 +291,20 @@ async def _readable(sock: socket.socket, seconds: float) -> None:
 
     loop.add_reader(descriptor, tell)
     try:
-        await asyncio.wait([told], timeout=seconds)
+        done, _ = await asyncio.wait([told], timeout=seconds)
+        return bool(done)
     finally:
         loop.remove_reader(descriptor)
         told.cancel()
 
 
 class _Client(IMAPClient):  # type: ignore[misc]
-    """imapclient, dialling addresses that were resolved before, under the name they belong to."""
+    """imapclient, dialling addresses that were resolved before, under the name they belong to.
+
+    It also keeps what imapclient drops: news of messages in answers to other commands.
+    """
+
+    _imap: "_Dialled"
 
     def __init__(self, endpoint: Endpoint, addresses: Sequence[str], tls: ssl.SSLContext) -> None:
         self._addresses = addresses
@@ -307,9 +322,37 @@ class _Client(IMAPClient):  # type: ignore[misc]
     def _create_IMAP4(self) -> imaplib.IMAP4:  # noqa: N802 - imapclient's name
         return _Dialled(self.host, self._addresses, self.port, self._tls_context)
 
-    def _poll_socket(self, sock: socket.socket, timeout: float | None = None) -> bool:
-        # Makes idle_check read what is there, buffered or not, without waiting.
-        return True
+    def has_news(self) -> bool:
+        """Return whether INBOX has grown, by the server's word, since `forget_news`."""
+        return self._imap.grown
+
+    def forget_news(self) -> None:
+        self._imap.grown = False
+
+    def begin_idle(self) -> bool:
+        """Start IDLE; return whether the server has said something besides the go-ahead.
+
+        If not, the socket becomes readable when it does: nothing waits in a buffer.
+        """
+        imap = self._imap
+        tag = self._idle_tag = imap._command("IDLE")
+        # Pending news may come before the go-ahead, which imapclient's `idle` takes for an error.
+        while imap._get_response() is not None:
+            if (end := imap.tagged_commands[tag]) is not None:
+                self._checkok("IDLE", *end)
+                raise IMAPClientError("IDLE ended before it began")
+        if imap.grown:
+            return True
+        # News in one segment (or TLS record) with the go-ahead has left the socket. Peeking
+        # takes no line apart, as reading without waiting would.
+        sock = self.socket()
+        sock.setblocking(False)
+        try:
+            return bool(cast("io.BufferedReader", imap.file).peek(1))
+        except ssl.SSLWantReadError:
+            return False
+        finally:
+            self._set_read_timeout()
 
 
 class _Dialled(imaplib.IMAP4):
@@ -322,7 +365,19 @@ class _Dialled(imaplib.IMAP4):
     ) -> None:
         self._addresses = addresses
         self._tls_context = tls_context
+        self._size = 0
+        self.grown = False
         super().__init__(host, port, timeout=_CONNECT_S)
+
+    def _append_untagged(self, typ: str, dat: Any) -> None:
+        # Every untagged response passes here. A server may repeat its count: only growth is news.
+        if typ == "EXISTS":
+            size = int(dat)
+            self.grown = self.grown or size > self._size
+            self._size = size
+        elif typ == "EXPUNGE":
+            self._size -= 1
+        super()._append_untagged(typ, dat)  # type: ignore[misc]
 
     def _create_socket(self, timeout: float | None) -> socket.socket:
         plain = self._dialled(timeout)
