@@ -1,6 +1,7 @@
 """Bounce's parts on the stack, and the world that reply's tests build."""
 
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 
 import psycopg
 import pytest
@@ -8,9 +9,10 @@ from psycopg.rows import dict_row
 from tests.integration.reply.world import Sql, World, key_login
 
 from paceline_bounce.classify import Classifier
+from paceline_bounce.health import Health, HealthRules
 from paceline_bounce.metrics import METRICS
 from paceline_bounce.settings import BounceSettings
-from paceline_common.clock import SystemClock
+from paceline_common.clock import ManualClock
 from paceline_common.db import Database, Outbox
 from paceline_common.keys import KeyService
 from paceline_common.telemetry import Metrics
@@ -44,11 +46,24 @@ async def db(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Dat
 
 
 @pytest.fixture
-async def classifier(stack: Stack, db: Database) -> AsyncIterator[Classifier]:
+def clock() -> ManualClock:
+    return ManualClock(datetime.now(UTC))
+
+
+@pytest.fixture
+def health(db: Database, clock: ManualClock) -> Health:
+    return Health(outbox=Outbox(db), clock=clock, metrics=Metrics(METRICS), rules=HealthRules())
+
+
+@pytest.fixture
+async def classifier(
+    stack: Stack, db: Database, health: Health, clock: ManualClock
+) -> AsyncIterator[Classifier]:
     async with KeyService(key_login(stack, "bounce")) as keys:
         yield Classifier(
             keys=keys,
             outbox=Outbox(db),
-            clock=SystemClock(),
+            health=health,
+            clock=clock,
             metrics=Metrics(METRICS),
         )

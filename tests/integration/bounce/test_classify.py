@@ -10,7 +10,6 @@ from tests.integration.reply.world import Sent, World
 
 from paceline_bounce.classify import Classifier
 from paceline_bounce.consumers import inbound_received
-from paceline_bounce.consumers import sent as sent_consumer
 from paceline_common import events, ids
 from paceline_common.db import Database
 from paceline_common.kafka.subscribe import Delivery
@@ -255,31 +254,3 @@ async def test_only_reports_among_what_arrives_are_read(
     async with db.transaction([world.workspace_id]) as tx:
         await handler(tx, [arrived("human"), arrived("dsn")])
     assert bounces(world) == [("counted", None, "hard")]
-
-
-async def test_volumes_are_counted_per_mailbox_and_day(
-    classifier: Classifier, db: Database, world: World
-) -> None:
-    sents = [await world.sent() for _ in range(3)]
-
-    def body(sent: Sent) -> events.Sent:
-        return events.Sent(
-            workspace_id=ids.encode("ws", world.workspace_id),
-            job_id=ids.encode("job", sent.job_id),
-            mailbox_id=ids.encode("mbx", sent.mailbox_id),
-            message_id=sent.message_id,
-            provider="smtp",
-            sent_at=AT,
-        )
-
-    async with db.transaction([world.workspace_id]) as tx:
-        await sent_consumer().handler(tx, [delivery(world, body(one)) for one in sents])
-        await classifier.refused(
-            tx, [rejected(world, sents[0]), rejected(world, sents[1], "block")]
-        )
-
-    row = world.one(
-        "SELECT * FROM bounce.mailbox_health WHERE workspace_id = %s", world.workspace_id
-    )
-    assert (row["day"], row["mailbox_id"]) == (AT.date(), world.mailbox_id)
-    assert (row["sent"], row["hard"], row["block"], row["soft"], row["other"]) == (3, 1, 1, 0, 0)

@@ -1,7 +1,7 @@
 """From a refusal or a report to a bounce: find the message, trust, classify, act.
 
-Everything happens in the caller's transaction: the bounce row, the suppression
-of a hard-bounced address, the `bounced` event.
+Everything happens in the caller's transaction: the bounce row, the mailbox's
+health, the suppression of a hard-bounced address, the `bounced` event.
 """
 
 import email
@@ -15,11 +15,10 @@ from typing import Any, Final, Literal, cast
 from flufl.bounce import all_failures
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from paceline_bounce import health
 from paceline_bounce.domain import dsn
 from paceline_bounce.domain.dsn import Recipient, Report
 from paceline_bounce.domain.trust import Sent, distrust
-from paceline_bounce.health import Counted, volume_of
+from paceline_bounce.health import Counted, Health, Hold, volume_of
 from paceline_common import events, ids, telemetry, topics
 from paceline_common.address import AddressHasher, InvalidAddress
 from paceline_common.clock import Clock
@@ -83,10 +82,12 @@ class Classifier:
         *,
         keys: KeyService,
         outbox: Outbox,
+        health: Health,
         clock: Clock,
         metrics: Metrics,
     ) -> None:
         self._keys = keys
+        self._health = health
         self._outbox = outbox
         self._clock = clock
         self._metrics = metrics
@@ -245,9 +246,13 @@ class Classifier:
         return fresh
 
     async def _act(self, tx: AsyncConnection, bounces: Sequence[Bounce]) -> None:
-        """Suppress, hold and tell; `bounces` are all new."""
+        """Count, hold, suppress and tell; `bounces` are all new."""
+        limited = [one for one in bounces if one.bounce_class == "limit"]
+        await self._health.record(
+            tx, [_counted(one) for one in bounces], [self._hold(one) for one in limited]
+        )
         hard = [b for b in bounces if b.bounce_class == "hard" and b.sent.address_hash is not None]
-        # In this order, or the locks of two transactions could cross.
+        # In this order, and after the gates, or the locks of two transactions could cross.
         for bounce in sorted(hard, key=lambda b: (b.workspace_id, b.sent.address_hash)):
             await tx.execute(
                 _QUERIES["suppress"],
@@ -258,14 +263,7 @@ class Classifier:
                     "enrollment": bounce.sent.enrollment_id,
                 },
             )
-        issues = [await self._hold(tx, one) for one in bounces if one.bounce_class == "limit"]
-        await health.count(
-            tx,
-            [
-                Counted(b.workspace_id, b.sent.mailbox_id, volume_of(b.bounce_class), b.at)
-                for b in bounces
-            ],
-        )
+        issues = [self._issue(one) for one in limited]
         await self._outbox.add(tx, [*(_bounced(bounce) for bounce in bounces), *issues])
         for bounce in bounces:
             counter = self._metrics.counter("paceline_bounces_total")
@@ -279,20 +277,17 @@ class Classifier:
                 status=bounce.status,
             )
 
-    async def _hold(self, tx: AsyncConnection, bounce: Bounce) -> Outgoing:
-        """The provider took more than it sends: hold the mailbox for a day."""
-        now = self._clock.now()
-        await tx.execute(
-            _QUERIES["suspend"],
-            {
-                "workspace": bounce.workspace_id,
-                "scope": "mailbox",
-                "ref": bounce.sent.mailbox_id,
-                "reason": PROVIDER_LIMIT,
-                "until": now + _LIMIT_HOLD,
-                "detail": bounce.sentence or None,
-            },
+    def _hold(self, bounce: Bounce) -> Hold:
+        """The provider took more than it sends: the mailbox is held for a day."""
+        return Hold(
+            bounce.workspace_id,
+            bounce.sent.mailbox_id,
+            PROVIDER_LIMIT,
+            self._clock.now() + _LIMIT_HOLD,
+            bounce.sentence or None,
         )
+
+    def _issue(self, bounce: Bounce) -> Outgoing:
         mailbox = ids.encode("mbx", bounce.sent.mailbox_id)
         return Outgoing(
             topic=topics.ISSUE_RAISED,
@@ -304,7 +299,7 @@ class Classifier:
                 code=PROVIDER_LIMIT,
                 severity="warning",
                 detail=bounce.sentence or "The provider refused for a sending limit.",
-                raised_at=now,
+                raised_at=self._clock.now(),
             ),
         )
 
@@ -410,6 +405,16 @@ def _class_of(rule: Rule) -> BounceClass:
 
 def _optional(kind: ids.Kind, text: str | None) -> int | None:
     return ids.decode(kind, text) if text is not None else None
+
+
+def _counted(bounce: Bounce) -> Counted:
+    return Counted(
+        bounce.workspace_id,
+        bounce.sent.mailbox_id,
+        volume_of(bounce.bounce_class),
+        bounce.at,
+        refused=bounce.source == "smtp",
+    )
 
 
 def _bounced(bounce: Bounce) -> Outgoing:

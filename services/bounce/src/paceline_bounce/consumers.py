@@ -5,9 +5,8 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from paceline_bounce import health
 from paceline_bounce.classify import Classifier, by_workspace
-from paceline_bounce.health import Counted
+from paceline_bounce.health import Counted, Health
 from paceline_common import ids, topics
 from paceline_common.db import Queries
 from paceline_common.events import InboundReceived, SendRejected, Sent
@@ -37,11 +36,11 @@ def inbound_received(classifier: Classifier) -> Subscription[InboundReceived]:
     return Subscription(topic=topics.INBOUND_RECEIVED, handler=handle, dedupe=False, max_records=50)
 
 
-def sent() -> Subscription[Sent]:
-    """Count what each mailbox sent."""
+def sent(health: Health) -> Subscription[Sent]:
+    """Count what each mailbox sent; each event once."""
 
     async def handle(tx: AsyncConnection, deliveries: Sequence[Delivery[Sent]]) -> None:
-        await health.count(
+        await health.record(
             tx,
             [
                 Counted(

@@ -15,4 +15,9 @@ METRICS: Final = (
         "Recipients' parts of delivery reports, by what became of them and why.",
         ("state", "reason"),
     ),
+    Metric(
+        "paceline_bounce_cooldowns_total", "counter", "cooldowns",
+        "Cooldowns started, by cause: bounces (of the last sends), share (of a day), complaint.",
+        ("cause",),
+    ),
 )  # fmt: skip
