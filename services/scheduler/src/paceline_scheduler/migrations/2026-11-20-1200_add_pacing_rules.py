@@ -45,13 +45,31 @@ COLUMNS = (
     """,
     "ALTER TABLE scheduler.enrollment ADD COLUMN contact_hold boolean NOT NULL DEFAULT false",
     """
+    CREATE INDEX enrollment_held_idx ON scheduler.enrollment (workspace_id, lead_id)
+        WHERE contact_hold AND state = 'active'
+    """,
+    """
+    CREATE INDEX send_job_sticky_idx ON scheduler.send_job (workspace_id, mailbox_id, campaign_id)
+        WHERE state = 'queued' AND sticky
+    """,
+    """
     ALTER TABLE scheduler.slot
         ADD COLUMN day_used integer,
         ADD COLUMN day_cap integer,
         ADD COLUMN hour_used integer,
         ADD COLUMN hour_cap integer,
         ADD COLUMN rolling_used integer,
-        ADD COLUMN ceiling integer
+        ADD COLUMN ceiling integer,
+        ADD COLUMN account_ref bigint,
+        ADD COLUMN domain_ref bigint,
+        ADD COLUMN recipient_ref bigint,
+        ADD COLUMN domain_day date,
+        ADD COLUMN recipient_day date
+    """,
+    "ALTER TABLE scheduler.shard ADD COLUMN lanes jsonb NOT NULL DEFAULT '[]'",
+    """
+    CREATE INDEX suspension_workspace_id_closed_at_idx
+        ON scheduler.suspension (workspace_id, closed_at) WHERE closed_at IS NOT NULL
     """,
     """
     CREATE INDEX slot_workspace_id_mailbox_id_slot_at_idx
@@ -93,8 +111,11 @@ TABLES = (
         day_cap integer,
         next_at timestamptz NOT NULL DEFAULT '-infinity',
         cursor_at timestamptz NOT NULL DEFAULT '-infinity',
+        retry_at timestamptz NOT NULL DEFAULT '-infinity',
         day date NOT NULL DEFAULT '-infinity',
         day_used integer NOT NULL DEFAULT 0,
+        cursor_used integer NOT NULL DEFAULT 0,
+        is_stale boolean NOT NULL DEFAULT false,
         PRIMARY KEY (workspace_id, domain_id),
         CONSTRAINT recipient_budget_spacing_check CHECK (spacing_ms >= 0),
         CONSTRAINT recipient_budget_used_check CHECK (day_used >= 0)
@@ -178,10 +199,12 @@ GUARDS = (
     WHEN (OLD.returned_at IS NOT NULL
         OR (OLD.workspace_id, OLD.job_id, OLD.fence, OLD.mailbox_id, OLD.slot_at, OLD.not_after,
             OLD.day, OLD.hour, OLD.reserved_at, OLD.day_used, OLD.day_cap, OLD.hour_used,
-            OLD.hour_cap, OLD.rolling_used, OLD.ceiling)
+            OLD.hour_cap, OLD.rolling_used, OLD.ceiling, OLD.account_ref, OLD.domain_ref,
+            OLD.recipient_ref, OLD.domain_day, OLD.recipient_day)
         IS DISTINCT FROM (NEW.workspace_id, NEW.job_id, NEW.fence, NEW.mailbox_id, NEW.slot_at,
             NEW.not_after, NEW.day, NEW.hour, NEW.reserved_at, NEW.day_used, NEW.day_cap,
-            NEW.hour_used, NEW.hour_cap, NEW.rolling_used, NEW.ceiling))
+            NEW.hour_used, NEW.hour_cap, NEW.rolling_used, NEW.ceiling, NEW.account_ref,
+            NEW.domain_ref, NEW.recipient_ref, NEW.domain_day, NEW.recipient_day))
     EXECUTE FUNCTION scheduler.refuse_slot_change()
     """,
 )

@@ -131,6 +131,12 @@ class Enrollment(Base):
         CheckConstraint("(state = 'active') = (finished_at IS NULL)", name="finished_at"),
         CheckConstraint("step >= 1", name="step"),
         Index(None, "workspace_id", "campaign_id", "enrollment_id"),
+        Index(
+            "enrollment_held_idx",
+            "workspace_id",
+            "lead_id",
+            postgresql_where=text("contact_hold AND state = 'active'"),
+        ),
     )
 
     workspace_id: Mapped[int] = mapped_column(primary_key=True)
@@ -193,6 +199,14 @@ class SendJob(Base):
             postgresql_where=text("state = 'queued'"),
         ),
         Index("send_job_reserved_idx", "not_after", postgresql_where=text("state = 'reserved'")),
+        # A follow-up is looked for by the mailbox it waits for.
+        Index(
+            "send_job_sticky_idx",
+            "workspace_id",
+            "mailbox_id",
+            "campaign_id",
+            postgresql_where=text("state = 'queued' AND sticky"),
+        ),
     )
 
     # Widest first: no padding between columns of the table with the most rows.
@@ -221,7 +235,8 @@ class Slot(Base):
     """A lease of one mailbox's instant; append-only but for `returned_at`, set at most once.
 
     `day` (mailbox-local) and `hour` are the buckets it counts in; the numbers are those it was
-    decided by, itself included.
+    decided by, itself included. `account_ref`, `domain_ref` with `domain_day` and `recipient_ref`
+    with `recipient_day` name the shared budgets that count it, NULL where none did.
     """
 
     __tablename__ = "slot"
@@ -243,6 +258,11 @@ class Slot(Base):
     hour_cap: Mapped[int | None] = mapped_column(Integer)
     rolling_used: Mapped[int | None] = mapped_column(Integer)
     ceiling: Mapped[int | None] = mapped_column(Integer)
+    account_ref: Mapped[int | None]
+    domain_ref: Mapped[int | None]
+    recipient_ref: Mapped[int | None]
+    domain_day: Mapped[date | None] = mapped_column(Date)
+    recipient_day: Mapped[date | None] = mapped_column(Date)
 
 
 class MailboxBudget(Base):
@@ -362,8 +382,9 @@ class DomainBudget(Base):
 class RecipientBudget(Base):
     """The shaping of one recipient domain (an `address` row): spacing and daily maximum.
 
-    `cursor_at` is up to when its waiting jobs have been spread out; `next_at` the earliest
-    instant of the next slot.
+    `next_at` is the earliest instant of the next slot. `cursor_at` is up to when jobs that came
+    in have been spread out, `cursor_used` of them on the last one's day; `retry_at` the same of
+    those that a slot was refused to. `is_stale`: they are spread by an older rule yet.
     """
 
     __tablename__ = "recipient_budget"
@@ -380,8 +401,11 @@ class RecipientBudget(Base):
     day_cap: Mapped[int | None] = mapped_column(Integer)
     next_at: Mapped[datetime] = mapped_column(server_default=text("'-infinity'"))
     cursor_at: Mapped[datetime] = mapped_column(server_default=text("'-infinity'"))
+    retry_at: Mapped[datetime] = mapped_column(server_default=text("'-infinity'"))
     day: Mapped[date] = mapped_column(Date, server_default=text("'-infinity'"))
     day_used: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    cursor_used: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    is_stale: Mapped[bool] = mapped_column(server_default=text("false"))
 
 
 class CampaignPolicy(Base):
@@ -468,13 +492,18 @@ class Decision(Base):
 
 
 class Shard(Base):
-    """The epoch of a workspace's pacing state: a proposal of an older one is refused."""
+    """The epoch of a workspace's pacing state: a proposal of an older one is refused.
+
+    `lanes` numbers the store's lanes, [[pool, class], ...], alike for every
+    scheduler; whoever writes routes or mailboxes to the store holds the row.
+    """
 
     __tablename__ = "shard"
 
     workspace_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     epoch: Mapped[int]
     rebuilt_at: Mapped[datetime] = _created()
+    lanes: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"))
 
 
 class PaceChange(Base):
@@ -524,6 +553,12 @@ class Suspension(Base):
             "suspension_until_idx",
             "until",
             postgresql_where=text("closed_at IS NULL AND until IS NOT NULL"),
+        ),
+        Index(
+            None,
+            "workspace_id",
+            "closed_at",
+            postgresql_where=text("closed_at IS NOT NULL"),
         ),
     )
 
