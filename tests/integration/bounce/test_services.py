@@ -12,6 +12,55 @@ from paceline_local.stack import Stack
 
 
 @pytest.fixture
+def bounce(stack: Stack) -> Iterator[None]:
+    stack.restart("bounce", {"PACELINE_HEALTH_RECOMPUTE_S": "0.2"})
+    yield
+    stack.stop("bounce")
+
+
+async def test_sends_delivered_twice_make_one_score_that_is_told_and_decays(
+    stack: Stack, bounce: None, world: World
+) -> None:
+    workspace = ids.encode("ws", world.workspace_id)
+    other = await world.add_mailbox(f"other-{world.email}")
+
+    def sent(n: int, mailbox_id: int) -> events.Sent:
+        return events.Sent(
+            workspace_id=workspace, job_id=ids.encode("job", n + 1),
+            mailbox_id=ids.encode("mbx", mailbox_id), message_id=f"<{n}@north.test>",
+            provider="smtp", sent_at=at,
+        )  # fmt: skip
+
+    def health(mailbox_id: int) -> tuple[int | None, int]:
+        rows = world.rows(
+            "SELECT score, recent_sends FROM bounce.mailbox_health WHERE mailbox_id = %s",
+            mailbox_id,
+        )
+        return (rows[0]["score"], rows[0]["recent_sends"]) if rows else (None, 0)
+
+    # Of one key, so in this order: behind the last one, every double has been read.
+    at = datetime.now(UTC)
+    for n in (*range(20), *range(20)):
+        body, event_id = sent(n, world.mailbox_id), f"{workspace}-{n}"
+        publish(stack, "sender", topics.SENT, workspace, body, event_id)
+    publish(stack, "sender", topics.SENT, workspace, sent(20, other))
+
+    await until(lambda: health(other) == (None, 1), seconds=60)
+    assert health(world.mailbox_id) == (85, 20)
+    await until(lambda: not world.events("mailbox-health-changed", "bounce"))
+
+    # As if a fortnight had passed: the periodic look forgets what it was.
+    world.rows(
+        "UPDATE bounce.mailbox_day SET day = day - 40 WHERE workspace_id = %s", world.workspace_id
+    )
+    world.rows(
+        "UPDATE bounce.mailbox_health SET recompute_at = now() WHERE workspace_id = %s",
+        world.workspace_id,
+    )
+    await until(lambda: health(world.mailbox_id) == (None, 20))
+
+
+@pytest.fixture
 def services(stack: Stack) -> Iterator[None]:
     for name in ("reply", "bounce"):
         stack.restart(name, {"PACELINE_POLL_S": "600"})

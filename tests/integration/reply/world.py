@@ -294,7 +294,14 @@ class World:
         )  # fmt: skip
 
 
-def publish(stack: Stack, principal: str, topic: Topic, key: str, body: events.Event) -> None:
+def publish(
+    stack: Stack,
+    principal: str,
+    topic: Topic,
+    key: str,
+    body: events.Event,
+    event_id: str | None = None,
+) -> None:
     """Publish one event with a service's own Kafka credentials; return when it is acknowledged."""
     producer = Producer(
         {
@@ -307,7 +314,7 @@ def publish(stack: Stack, principal: str, topic: Topic, key: str, body: events.E
     )
     headers = {
         "ce_specversion": "1.0",
-        "ce_id": str(uuid.uuid4()),
+        "ce_id": event_id or str(uuid.uuid4()),
         "ce_type": events.event_type(topic),
         "ce_source": f"/paceline/{principal}",
         "ce_time": datetime.now(UTC).isoformat(),
