@@ -14,9 +14,15 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from paceline_common.address import AddressHasher
-from paceline_common.db import Database, Queries
+from paceline_common.db import Database, Outbox, Queries
 from paceline_common.settings import ServiceSettings
+from paceline_common.telemetry import Metrics
 from paceline_local.stack import Stack
+from paceline_scheduler.mailboxes import Mailboxes
+from paceline_scheduler.metrics import METRICS
+from paceline_scheduler.pacing.redis import RedisPacing
+from paceline_scheduler.rebuild import PacingState
+from paceline_scheduler.reserve import Pacer
 
 WS = 1
 CAMPAIGN = 1
@@ -55,6 +61,12 @@ class Servers:
             keys_role_id="none",
             keys_secret_id=SecretStr("none"),
         )
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The process ids of Postgres's first process and of Redis."""
+        found = (self.stack.processes.find(name) for name in ("postgres", "redis"))
+        return tuple(one.pid for one in found if one is not None)
 
     def redis(self) -> Redis:
         """Return a client with the scheduler's rights."""
@@ -201,3 +213,12 @@ def jobs(made: Servers, count: int) -> None:
 def rng() -> random.Random:
     """Return the benches' one source of chance."""
     return random.Random(7)
+
+
+def pacer(db: Database, queries: Queries, redis: Redis) -> tuple[Pacer, PacingState]:
+    """Return the live pacer and the state it keeps in Redis, as `app.py` puts them together."""
+    store = RedisPacing(redis)
+    chance = rng()
+    state = PacingState(db, queries, store, Mailboxes(queries), chance)
+    made = Pacer(db, queries, store, state, Outbox(db), Metrics(METRICS), chance)
+    return made, state

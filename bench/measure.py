@@ -1,9 +1,11 @@
 """Interleaved measurement: ours, theirs, ours, theirs, … and the median of each."""
 
+import os
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 Better = Literal["higher", "lower"]
@@ -45,6 +47,23 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     start = time.process_time()
     work()
     return time.process_time() - start
+
+
+def process_cpu_s(*pids: int) -> float:
+    """Return the CPU seconds of this process and of `pids` with their children, dead ones too."""
+    ticks = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # The command, in brackets, may hold blanks. proc(5): ppid 4, utime 14 … cstime 17.
+            fields = stat.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        own, parent = int(stat.parent.name), int(fields[1])
+        if own in pids:
+            ticks += sum(map(int, fields[11:15]))
+        elif parent in pids:
+            ticks += sum(map(int, fields[11:13]))
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def interleave(

@@ -4,8 +4,14 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from bench.measure import Result
-from bench.rows import enrollment, message
+from bench.rows import enrollment, memory, message, pacing
 
 Row = Callable[[int], list[Result]]
 
-ROWS: Final[Mapping[int, Row]] = {8: enrollment.measure, 10: message.measure}
+ROWS: Final[Mapping[int, Row]] = {
+    3: pacing.measure_rate,
+    4: pacing.measure_growth,
+    5: memory.measure_bytes,
+    8: enrollment.measure,
+    10: message.measure,
+}
