@@ -1,29 +1,39 @@
-"""From which mailbox a follow-up goes."""
+"""From where a follow-up goes when the mailbox that sent the first message is gone."""
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+Mode = Literal["wait", "reassign", "stop"]
 
 
 @dataclass(frozen=True, slots=True)
-class Sender:
-    """A mailbox, and the pool of the campaign it served the enrollment for."""
+class Wait:
+    """It stays with its mailbox; `until` is when that is decided anew, None for never."""
 
-    mailbox_id: int
-    pool_id: int
+    until: datetime | None
 
 
-def for_step(position: int, first: Sender | None) -> Sender | None:
-    """Return the mailbox that alone may send a step; None: any of the tier's pools.
+@dataclass(frozen=True, slots=True)
+class Reassign:
+    """Any mailbox of the campaign may send it, within the same conversation."""
 
-    Follow-ups go from the mailbox that sent the first message. What happens
-    when it is gone (`wait`, `reassign`, `stop`) is decided here, later; until
-    then they wait.
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The enrollment ends: nobody else may write to its lead."""
+
+
+def decide(
+    mode: Mode, after: timedelta, gone_since: datetime | None, now: datetime
+) -> Wait | Reassign | Stop:
+    """Return what becomes of the follow-ups of a mailbox that is gone since `gone_since`.
+
+    None: it is not gone. A mailbox may come back: `reassign` and `stop` wait
+    until it has been gone, without interruption, for `after`.
     """
-    return first if position > 1 else None
-
-
-def serving_pools(tiers: list[list[int]]) -> tuple[int, ...]:
-    """Return the pools that may serve a new lead: those of the first tier.
-
-    Falling through to a later tier, by deadline and permission, comes here.
-    """
-    return tuple(dict.fromkeys(tiers[0])) if tiers else ()
+    if gone_since is None or mode == "wait":
+        return Wait(None)
+    if now < gone_since + after:
+        return Wait(gone_since + after)
+    return Reassign() if mode == "reassign" else Stop()
