@@ -131,9 +131,6 @@ def environment(name: str, site: Site, keys: Keys, mailhost: MailHost) -> dict[s
     if name in {"gateway", "scheduler", "admin"}:
         # Everybody that the mail host knows lives in `.test`.
         settings["PACELINE_ACCEPT_TEST_DOMAINS"] = "true"
-    if name == "reply":
-        # Dovecot's push sometimes fails to come; the demo's follow-ups wait 15 s, not days.
-        settings["PACELINE_POLL_S"] = "3"
     if name in {"gateway", "sender", "reply"}:
         # The mail host of the stack has a loopback address and a CA of its own.
         settings |= {
