@@ -1,0 +1,81 @@
+"""The decision ledger: why nothing is sent, or that it may be, with what it was decided by.
+
+Releases are `slot` rows. A mailbox or a campaign has one open row, which the
+next different decision closes; a job has one row per reason, counted. Behind a
+closed window lie many jobs and one row: the mailbox's.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from paceline_common.db import Database, Queries
+
+Scope = Literal["mailbox", "job", "campaign"]
+
+_TRIM: Final = 5_000
+_TRIM_EVERY_S: Final = 3_600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """One decision about the thing `ref` of `scope`, in force up to `until` where that is known.
+
+    `inputs` are what it was decided by, as JSON values; they hold nothing that changes from look
+    to look (counts are those of the slots), so that one state stays one row.
+    """
+
+    scope: Scope
+    ref: int
+    reason: str
+    until: datetime | None = None
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Ledger:
+    """Writes the ledger in the transactions that decide, and lets go of what is old."""
+
+    def __init__(self, db: Database, queries: Queries, retention: timedelta) -> None:
+        self._db = db
+        self._queries = queries
+        self._retention = retention
+
+    async def note(
+        self, tx: AsyncConnection, workspace_id: int, decisions: Sequence[Noted]
+    ) -> None:
+        """Note decisions; of several about one thing the last one holds."""
+        if not decisions:
+            return
+        await tx.execute(
+            self._queries["note_decisions"],
+            {
+                "workspace": workspace_id,
+                "scopes": [one.scope for one in decisions],
+                "refs": [one.ref for one in decisions],
+                "reasons": [one.reason for one in decisions],
+                "untils": [one.until for one in decisions],
+                "inputs": [msgspec.json.encode(one.inputs).decode() for one in decisions],
+            },
+        )
+
+    async def trim(self) -> int:
+        """Delete closed decisions past their retention, in batches; return how many."""
+        trimmed = 0
+        while True:
+            async with self._db.transaction(worker=True) as tx:
+                arguments = {"age": self._retention, "most": _TRIM}
+                result = await tx.execute(self._queries["trim_decisions"], arguments)
+            trimmed += result.rowcount
+            if result.rowcount < _TRIM:
+                return trimmed
+
+    async def run(self) -> None:
+        """Trim once an hour until cancelled."""
+        while True:
+            await self.trim()
+            await asyncio.sleep(_TRIM_EVERY_S)
