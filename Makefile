@@ -17,10 +17,17 @@ KILL ?=
 KEYS ?=
 SVC ?=
 ROWS ?=
+
+# What `make simulate` runs
+DAYS ?= 30
+MAILBOXES ?= 2000
+LEADS ?= 600000
+STEPS ?= 2
+SEED ?= 7
 RULE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit lint fmt lock up down status logs bench mutants docs vault
+.PHONY: help setup demo test test-unit lint fmt lock up down status logs bench mutants simulate docs vault
 
 help: ## List every target
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -78,6 +85,10 @@ mutants: setup ## Break the rules one at a time: a test must find each (RULE=cad
 
 bench: setup ## Ratios against peers, into bench/results/latest.json (ROWS=9,10)
 	@$(BIN)/python -m bench $(if $(ROWS),--rows $(ROWS))
+
+simulate: setup ## Virtual days of a fleet, checked: DAYS=30 MAILBOXES=2000 LEADS=600000 STEPS=2 SEED=7
+	@$(BIN)/python -m paceline_scheduler.simulator --days $(DAYS) --mailboxes $(MAILBOXES) \
+		--leads $(LEADS) --steps $(STEPS) --seed $(SEED)
 
 docs: setup ## Regenerate the generated documents
 	@$(BIN)/python -m paceline_common.docs

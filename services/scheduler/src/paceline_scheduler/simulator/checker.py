@@ -10,7 +10,7 @@ suppressions by what was in force at the submission itself.
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
@@ -60,15 +60,14 @@ class _Sends:
         self.columns = events.columns
         self.at = events.columns["at"]
         self.reserved = events.columns["reserved"]
-        self.by_mailbox = self._by("mailbox")
+        self.by_mailbox = self.by("mailbox", set(self.columns["mailbox"]))
 
-    def by(self, column: str) -> dict[int, list[int]]:
-        return self.by_mailbox if column == "mailbox" else self._by(column)
-
-    def _by(self, column: str) -> dict[int, list[int]]:
+    def by(self, column: str, values: Container[int]) -> dict[int, list[int]]:
+        """Return the row numbers of each of some values of a column."""
         rows: dict[int, list[int]] = defaultdict(list)
         for n, value in enumerate(self.columns[column]):
-            rows[value].append(n)
+            if value in values:
+                rows[value].append(n)
         return rows
 
 
@@ -124,7 +123,8 @@ def _check_limits(
     sends: _Sends, rows: Sequence[int], history: _History, found: dict[str, int]
 ) -> None:
     """Cadence, window, blackout, and the caps of the day and the hour, of one mailbox."""
-    at, reserved = sends.at, sends.reserved
+    at, reserved, slots = sends.at, sends.reserved, sends.columns["slot"]
+    paced: list[tuple[int, int]] = []
     hour = used_in_hour = -1
     free_at = -_NEVER
     used_on: dict[int, int] = {}
@@ -146,7 +146,7 @@ def _check_limits(
                 settings = regime.settings
                 zone = settings["zone"]
                 offsets = _offsets(zone)
-                cadence = settings["cadence_ms"] or 0
+                cadence, spacing = settings["cadence_ms"], settings["spacing_ms"]
                 hourly_cap = settings["hourly_cap"]
                 closed = _days(settings["blackouts"]) | _days(settings["holidays"])
                 starts, ends = _open_spans(
@@ -157,6 +157,8 @@ def _check_limits(
         if now < free_at:
             found["cadence"] += 1
         free_at = now + cadence
+        if spacing:
+            paced.append((slots[row], spacing))
         day = (now + offsets[now // _QUARTER]) // _DAY
         if day in closed:
             found["blackout"] += 1
@@ -178,6 +180,10 @@ def _check_limits(
         used_in_hour += 1
         if hourly_cap is not None and used_in_hour > hourly_cap:
             found["hourly_cap"] += 1
+    paced.sort()
+    found["cadence"] += sum(
+        following - slot < spacing for (slot, spacing), (following, _) in pairwise(paced)
+    )
 
 
 def _day_cap(settings: Fact, day: int, is_known: bool, half: bool) -> int | None:
@@ -186,9 +192,9 @@ def _day_cap(settings: Fact, day: int, is_known: bool, half: bool) -> int | None
         caps.append(settings["daily_cap"])
     if settings["ramp"] is not None:
         caps.append(_on_curve(settings["ramp"], day - _day(settings["ramp_from"])))
-    if settings["probation_cap"] is not None and settings["health_floor"] and not is_known:
+    if settings["health_floor"] and not is_known:
         caps.append(settings["probation_cap"])
-    cap = min(caps, default=None)
+    cap = min(caps, default=settings["ceiling_24h"] if half else None)
     if cap and half:
         return max(1, cap // 2)
     return cap
@@ -247,7 +253,8 @@ def _check_ceilings(
 ) -> None:
     """No account, whoever sends through it, passes its ceiling within any 24 hours."""
     at, reserved, mailboxes = sends.at, sends.reserved, sends.columns["mailbox"]
-    for rows in sends.by("account").values():
+    accounts = sends.columns["account"]
+    for rows in sends.by("account", set(accounts)).values():
         first = 0
         for n, row in enumerate(rows):
             now = at[row]
@@ -263,12 +270,14 @@ def _check_suspensions(sends: _Sends, facts: Sequence[Fact], found: dict[str, in
     """Nothing is submitted within a scope while a suspension of it is open."""
     at, workspaces = sends.at, sends.columns["workspace"]
     closed = {fact["suspension"]: fact["n"] for fact in facts if fact["kind"] == "resumed"}
-    by: dict[str, dict[int, list[int]]] = {}
-    for fact in facts:
-        if fact["kind"] != "suspended":
-            continue
+    opened = [fact for fact in facts if fact["kind"] == "suspended"]
+    refs: dict[str, set[int]] = defaultdict(set)
+    for fact in opened:
+        refs[fact["scope"]].add(fact["ref"])
+    rows_of = {scope: sends.by(scope, named) for scope, named in refs.items()}
+    for fact in opened:
         scope, until = fact["scope"], fact["until"] or _NEVER
-        rows = by.setdefault(scope, sends.by(scope) if scope not in by else {}).get(fact["ref"], [])
+        rows = rows_of[scope].get(fact["ref"], [])
         broken = sum(
             at[row] < until and workspaces[row] == fact["workspace"]
             for row in _between(rows, fact["n"], closed.get(fact["suspension"], _NEVER))

@@ -7,9 +7,10 @@ milliseconds since the epoch, ids are whole numbers of the run.
 
 Facts, by kind:
 
-- `mailbox` {mailbox, workspace, account, domain, zone, active, cadence_ms, daily_cap, hourly_cap,
+- `mailbox` {mailbox, workspace, account, domain, zone, active, cadence_ms (between submissions),
+  spacing_ms (between the slots of a node with a rate), daily_cap, hourly_cap,
   ceiling_24h, ramp [[day, cap], …]|null, ramp_from date, probation_cap (what unknown health is held
-  to)|null, windows [{days [0..6], start "HH:MM", end}]|null, blackouts [date], holidays [date],
+  to), windows [{days [0..6], start "HH:MM", end}]|null, blackouts [date], holidays [date],
   types [name], stage_gate {type: stage}, attested, health_floor}: all its settings from here on.
   An attested mailbox counts as one of stage 3 at least.
 - `health` {mailbox, score|null}; `stage` {mailbox, stage}; `throttle` {mailbox, until|null}: half

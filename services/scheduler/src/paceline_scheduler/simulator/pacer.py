@@ -1,0 +1,261 @@
+"""One workspace's pacing on a virtual clock: compile, propose, lease, as `reserve.py` does live."""
+
+import random
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from typing import Final
+
+from paceline_scheduler.domain.eligibility import Stretch, compile_stretch
+from paceline_scheduler.domain.hold import Hold
+from paceline_scheduler.domain.rotation import Mode
+from paceline_scheduler.pacing.base import (
+    CampaignRoute,
+    MailboxRecord,
+    Match,
+    Place,
+    PoolRoute,
+    Proposal,
+    TierRoute,
+)
+from paceline_scheduler.pacing.memory import Shard
+from paceline_scheduler.simulator.budget import Budget, to_datetime, to_ms
+
+_BATCH: Final = 16
+_BUSY_MS: Final = 50
+_MS_PER_DAY: Final = 86_400_000
+
+
+@dataclass(slots=True)
+class Mailbox:
+    """A mailbox in its pools: `members` maps each to position, weight and rank."""
+
+    budget: Budget
+    domain: int
+    host: int
+    members: Mapping[int, tuple[int, int, int]]
+    klass: int = -1
+    # Why it has no stretch now, and until when (ms).
+    held_by: str | None = None
+    held_until: int | None = None
+
+
+@dataclass(slots=True)
+class Campaign:
+    """A campaign and its tiers: pools, with the time after which a due job may leave for the next
+    tier. `is_open`: in rotation."""
+
+    campaign_id: int
+    type_bit: int
+    min_health: int
+    tiers: tuple[tuple[tuple[int, ...], int | None], ...]
+    match: Match
+    is_open: bool = True
+
+
+@dataclass(slots=True)
+class Pacer:
+    """The shard of one workspace with the rows behind it.
+
+    `gates` counts the open suspensions by (scope, ref). Changes of mailboxes,
+    campaigns or gates take effect with `compile` and `route`.
+    """
+
+    workspace_id: int
+    rng: random.Random
+    pools: Mapping[int, Mode]
+    gates: dict[tuple[str, int], int]
+    shard: Shard = field(default_factory=Shard)
+    mailboxes: dict[int, Mailbox] = field(default_factory=dict)
+    campaigns: dict[int, Campaign] = field(default_factory=dict)
+    _classes: dict[tuple[int, tuple[bool, ...], int], int] = field(default_factory=dict)
+    _lanes: dict[tuple[int, int], int] = field(default_factory=dict)
+    _looks: list[tuple[int, int]] = field(default_factory=list)
+    _floors: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.shard.open(1)
+
+    def may_send(self, mailbox: Mailbox) -> bool:
+        """Return whether no gate of the mailbox itself is closed."""
+        gates = self.gates
+        return mailbox.budget.active and not (
+            ("mailbox", mailbox.budget.mailbox_id) in gates
+            or ("domain", mailbox.domain) in gates
+            or ("workspace", self.workspace_id) in gates
+        )
+
+    def route(self) -> None:
+        """Class the mailboxes anew and write which campaigns are in rotation, over which lanes."""
+        self._floors = sorted({one.min_health for one in self.campaigns.values()})
+        moved = [
+            mailbox_id
+            for mailbox_id, mailbox in self.mailboxes.items()
+            if self._class_of(mailbox) != mailbox.klass
+        ]
+        for mailbox_id in moved:
+            mailbox = self.mailboxes[mailbox_id]
+            mailbox.klass = self._class_of(mailbox)
+            for pool in mailbox.members:
+                self._lanes.setdefault((pool, mailbox.klass), len(self._lanes))
+        self.shard.set_rotation(
+            [self._route(one) for one in self.campaigns.values() if one.is_open]
+        )
+
+    def compile(
+        self, mailboxes: Iterable[int], now: int, not_before: Mapping[int, int] | None = None
+    ) -> None:
+        """Compile the next stretch of some mailboxes and write their records."""
+        records, dropped = [], []
+        for mailbox_id in mailboxes:
+            mailbox = self.mailboxes[mailbox_id]
+            budget = mailbox.budget
+            mailbox.held_by = mailbox.held_until = None
+            if not self.may_send(mailbox):
+                dropped.append(mailbox_id)
+                mailbox.held_by = "suspended"
+                continue
+            state = budget.state(now)
+            found = compile_stretch(budget.rules, state, to_datetime(now))
+            if isinstance(found, Hold):
+                dropped.append(mailbox_id)
+                mailbox.held_by = found.reason
+                if found.until is not None:
+                    heappush(self._looks, (to_ms(found.until), mailbox_id))
+                continue
+            budget.open(found)
+            if found.closed_by is not None:
+                mailbox.held_by = found.closed_by.reason
+                mailbox.held_until = to_ms(found.start)
+            wait = (not_before or {}).get(mailbox_id, 0)
+            records.append(self._record(mailbox, found, wait))
+        if dropped:
+            self.shard.drop_mailboxes(dropped)
+        self.shard.set_mailboxes(records)
+
+    def propose(self, now: int) -> tuple[list[tuple[Proposal, int]], int | None]:
+        """Return what the shard proposes now, each with the spacing (ms) to the slot after it, and
+        when to ask again, not before the proposals are leased or put back."""
+        looks = self._looks
+        while looks and looks[0][0] <= now:
+            self.compile({heappop(looks)[1]}, now)
+        draw = self.rng.random
+        draws = [draw() for _ in range(_BATCH)]
+        picks = [draw() for _ in range(_BATCH)]
+        batch = self.shard.reserve(now, draws, picks)
+        assert batch is not None
+        wake = batch.wake_ms
+        if batch.stale:
+            self.compile(batch.stale, now)
+            wake = now
+        found = []
+        for one, drawn in zip(batch.proposals, draws, strict=False):
+            cadence = self.mailboxes[one.mailbox_id].budget.spacing
+            found.append((one, cadence[0] + int(cadence[1] * drawn)))
+        if looks:
+            wake = looks[0][0] if wake is None else min(wake, looks[0][0])
+        return found, wake
+
+    def refuse(self, proposal: Proposal, reason: str, now: int) -> None:
+        """Bring the shard back in line after a proposal was not leased.
+
+        The job goes back in front, unless it is the job that was refused.
+        """
+        if reason != "job":
+            self.shard.put_back([proposal])
+        wait = now + (_BUSY_MS if reason == "outstanding" else 0)
+        self.compile([proposal.mailbox_id], now, {proposal.mailbox_id: wait})
+
+    def _record(self, mailbox: Mailbox, stretch: Stretch, not_before: int) -> MailboxRecord:
+        budget = mailbox.budget
+        cadence = budget.rules.cadence
+        next_ms = max(budget.open_from, budget.next_ms or 0)
+        if stretch.fresh and next_ms == budget.open_from:
+            # Never a burst at an opening: the first slot lies within one cadence of it.
+            next_ms = to_ms(cadence.first_after(stretch.start, self.rng.random()))
+        return MailboxRecord(
+            mailbox_id=budget.mailbox_id,
+            eligible_ms=max(next_ms - budget.lead, not_before),
+            next_ms=next_ms,
+            cadence_ms=budget.every,
+            jitter_min_ms=budget.spacing[0] - budget.every,
+            jitter_max_ms=budget.spacing[0] - budget.every + budget.spacing[1],
+            grace_ms=budget.grace,
+            lead_ms=budget.lead,
+            open_from_ms=budget.open_from,
+            open_until_ms=budget.open_until,
+            left=stretch.left,
+            klass=mailbox.klass,
+            places=tuple(
+                Place(
+                    self._lanes[pool, mailbox.klass],
+                    pool,
+                    self.pools[pool],
+                    _key(self.pools[pool], *place),
+                )
+                for pool, place in mailbox.members.items()
+            ),
+        )
+
+    def _class_of(self, mailbox: Mailbox) -> int:
+        budget = mailbox.budget
+        score = budget.health if budget.rules.health_floor else None
+        passes = tuple(score is None or score >= floor for floor in self._floors)
+        key = (budget.types, passes, mailbox.host)
+        return self._classes.setdefault(key, len(self._classes))
+
+    def _route(self, campaign: Campaign) -> CampaignRoute:
+        floor = bisect_left(self._floors, campaign.min_health)
+        admitted = {
+            klass: host
+            for (types, passes, host), klass in self._classes.items()
+            if types & campaign.type_bit and passes[floor]
+        }
+        lanes: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        for (pool, klass), lane in self._lanes.items():
+            if klass in admitted:
+                lanes[pool].append((lane, admitted[klass]))
+        return CampaignRoute(
+            campaign.campaign_id,
+            frozenset(admitted),
+            tuple(
+                TierRoute(
+                    tuple(
+                        PoolRoute(
+                            pool,
+                            self.pools[pool],
+                            tuple(lanes[pool]),
+                            self._ranks(pool, admitted),
+                        )
+                        for pool in pools
+                        if ("pool", pool) not in self.gates
+                    ),
+                    after_ms,
+                )
+                for pools, after_ms in campaign.tiers
+            ),
+            campaign.match,
+        )
+
+    def _ranks(self, pool: int, admitted: Mapping[int, int]) -> tuple[tuple[int, ...], ...]:
+        if self.pools[pool] != "priority":
+            return ()
+        ranks: dict[int, list[int]] = defaultdict(list)
+        for mailbox_id, mailbox in self.mailboxes.items():
+            if pool in mailbox.members and mailbox.klass in admitted:
+                ranks[mailbox.members[pool][2]].append(mailbox_id)
+        return tuple(tuple(ranks[rank]) for rank in range(max(ranks, default=-1) + 1))
+
+
+def _key(mode: Mode, position: int, weight: int, rank: int) -> int:
+    match mode:
+        case "round_robin":
+            return position
+        case "weighted":
+            return weight
+        case "priority":
+            return rank
+        case _:
+            return 0
