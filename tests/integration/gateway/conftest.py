@@ -1,4 +1,4 @@
-"""The gateway's application on the real stack, with sender and reply played by one HTTP server."""
+"""The gateway's application on the real stack; one HTTP server plays the services it asks."""
 
 import asyncio
 import json
@@ -31,10 +31,12 @@ OK = {"ok": True, "code": "ok", "message": "250 2.0.0 Ok", "remedy": None}
 
 @dataclass
 class Peers:
-    """Sender and reply as the gateway sees them: one answer per leg, every request kept.
+    """The other services as the gateway sees them: one answer each, every request kept.
 
     `bearers` are the Authorization headers received; a leg whose answer is None
-    breaks the connection.
+    breaks the connection. `scheduler` maps the path below `/internal/`, without
+    ids, to (status, body); what it does not know is not known there (404), and
+    None means that it is away. `questions` are (path with ids and query, body).
     """
 
     url: str = ""
@@ -42,10 +44,25 @@ class Peers:
     read: dict[str, Any] | None = field(default_factory=lambda: dict(OK))
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     bearers: set[str | None] = field(default_factory=set)
+    scheduler: dict[str, tuple[int, Any]] | None = field(default_factory=dict)
+    questions: list[tuple[str, Any]] = field(default_factory=list)
 
     def reset(self) -> None:
-        self.send, self.read = dict(OK), dict(OK)
+        self.send, self.read, self.scheduler = dict(OK), dict(OK), {}
         self.asked.clear()
+        self.questions.clear()
+
+    def probe(self, body: dict[str, Any]) -> tuple[int, Any] | None:
+        leg = "send" if "smtp" in body else "read"
+        self.asked.append((leg, body))
+        answer = getattr(self, leg)
+        return None if answer is None else (200, answer)
+
+    def pace(self, path: str, body: Any) -> tuple[int, Any] | None:
+        self.questions.append((path, body))
+        if self.scheduler is None:
+            return None
+        return self.scheduler.get(path.split("/")[2], (404, {"code": "unknown_mailbox"}))
 
 
 @pytest.fixture(scope="session")
@@ -55,15 +72,22 @@ def peers_server() -> Iterator[Peers]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            leg = "send" if "smtp" in body else "read"
-            peers.asked.append((leg, body))
+            if self.path == "/internal/probe":
+                self.answer(peers.probe(body))
+            else:
+                self.answer(peers.pace(self.path, body))
+
+        def do_GET(self) -> None:
+            self.answer(peers.pace(self.path, None))
+
+        def answer(self, answer: tuple[int, Any] | None) -> None:
             peers.bearers.add(self.headers["authorization"])
-            answer = getattr(peers, leg)
             if answer is None:
                 self.close_connection = True
                 return
-            payload = json.dumps(answer).encode()
-            self.send_response(200)
+            status, body = answer
+            payload = json.dumps(body).encode()
+            self.send_response(status)
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(payload)))
             self.end_headers()
@@ -145,12 +169,14 @@ async def app(
     for name, value in stack.env("gateway").items():
         monkeypatch.setenv(name, value)
     settings = GatewaySettings(
-        http_port=0, sender_url=peers.url, reply_url=peers.url, import_batch_rows=7
-    )
+        http_port=0, sender_url=peers.url, reply_url=peers.url, scheduler_url=peers.url,
+        import_batch_rows=7,
+    )  # fmt: skip
     service = build(settings)
     yield service.http
     parts: Parts = service.http.state.parts
     await parts.prober.close()
+    await parts.pacing.close()
     parts.keys.close()
     await service.db.close()
 

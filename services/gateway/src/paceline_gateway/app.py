@@ -18,23 +18,29 @@ from paceline_gateway.api import (
     issues,
     leads,
     mailboxes,
+    pacing,
     pools,
     quarantine,
     receipts,
     reports,
     sendlog,
+    shaping,
     suppressions,
+    suspensions,
+    workspace,
 )
 from paceline_gateway.api.types import ProblemOut
 from paceline_gateway.consumers import subscriptions
+from paceline_gateway.pacing import Pacing
 from paceline_gateway.parts import Parts
 from paceline_gateway.probe import Prober
 from paceline_gateway.settings import GatewaySettings
 
 ROUTERS = (
-    mailboxes.router, pools.router, campaigns.router, campaign_life.router, reports.router,
-    leads.router, imports.router, enrollments.router, suppressions.router, sendlog.router,
-    quarantine.router, receipts.router, issues.router, unsubscribe.router,
+    workspace.router, mailboxes.router, pools.router, campaigns.router, campaign_life.router,
+    pacing.router, shaping.router, suspensions.router, reports.router, leads.router,
+    imports.router, enrollments.router, suppressions.router, sendlog.router, quarantine.router,
+    receipts.router, issues.router, unsubscribe.router,
 )  # fmt: skip
 
 
@@ -54,6 +60,7 @@ def build(settings: GatewaySettings) -> Service:
         outbox=service.outbox,
         keys=service.keys,
         prober=Prober(settings),
+        pacing=Pacing(settings),
         clock=service.clock,
     )
     service.http.state.parts = parts

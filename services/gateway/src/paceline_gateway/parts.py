@@ -9,6 +9,7 @@ from paceline_common.address import AddressHasher
 from paceline_common.clock import Clock
 from paceline_common.db import Database, Outbox
 from paceline_common.keys import ADDRESS_HASH_SECRET, KeyService
+from paceline_gateway.pacing import Pacing
 from paceline_gateway.probe import Prober
 from paceline_gateway.settings import GatewaySettings
 
@@ -22,6 +23,7 @@ class Parts:
     outbox: Outbox
     keys: KeyService
     prober: Prober
+    pacing: Pacing
     clock: Clock
     _hasher: AddressHasher | None = field(default=None, init=False)
 

@@ -80,6 +80,32 @@ CONNECTION_TEST_UNAVAILABLE = ProblemType(
     "connection_test_unavailable", 503, "The connection could not be tested; nothing was saved",
     "A part of Paceline is away: try again shortly.",
 )  # fmt: skip
+PLACE_UNKNOWN = ProblemType(
+    "place_unknown", 422, "The country's or region's holidays are not known",
+    "`where` names the field, `detail` what to write there.",
+)  # fmt: skip
+PATTERN_INVALID = ProblemType(
+    "pattern_invalid", 422, "Not a pattern of recipients",
+    "Write a domain, host:google, host:microsoft, or * for each domain without a rule of its own.",
+)  # fmt: skip
+DOMAIN_INVALID = ProblemType(
+    "domain_invalid", 422, "Not a domain", "Write it like example.com."
+)  # fmt: skip
+SUSPENSION_NOT_YOURS = ProblemType(
+    "suspension_not_yours", 409, "Only what an operator suspended is lifted here",
+    "`reason` says who holds it: a pause is resumed, a fault mended, a cooldown runs out.",
+)  # fmt: skip
+PACING_UNAVAILABLE = ProblemType(
+    "pacing_unavailable", 503, "The scheduler does not answer",
+    "Sending goes on as it stands; ask again shortly, and see the scheduler's /readyz if it stays.",
+)  # fmt: skip
+PACING_PENDING = ProblemType(
+    "pacing_pending", 404, "The scheduler does not know it yet",
+    "What was just saved is on its way to it: ask again in a moment.",
+)  # fmt: skip
+PACING_QUESTION_INVALID = ProblemType(
+    "pacing_question_invalid", 422, "The question cannot be answered", "`detail` says why."
+)  # fmt: skip
 CURSOR_INVALID = ProblemType(
     "cursor_invalid", 422, "The cursor is not one of ours",
     "Send `next_cursor` of an earlier answer of the same list, unchanged.",

@@ -16,6 +16,8 @@ class GatewaySettings(ServiceSettings):
     sender_token: SecretStr
     reply_url: str
     reply_token: SecretStr
+    scheduler_url: str
+    scheduler_token: SecretStr
     public_url: str
     # Addresses in `.test` (RFC 2606) reach nobody: only for trying an installation out.
     accept_test_domains: bool = False
@@ -26,4 +28,6 @@ class GatewaySettings(ServiceSettings):
     probe_send_timeout_s: float = Field(default=60.0, gt=0)
     # How long the test message may take to show up in the inbox.
     probe_read_wait_s: float = Field(default=30.0, gt=0)
+    # A capacity is shown beside every cap: what does not come soon is left out.
+    pacing_timeout_s: float = Field(default=5.0, gt=0)
     scheduled_start_every_s: float = Field(default=1.0, gt=0)

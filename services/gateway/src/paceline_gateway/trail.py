@@ -1,5 +1,7 @@
 """The gateway's events about its own rows: audit records and `*-changed`."""
 
+from collections.abc import Mapping
+
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paceline_common import events, ids, topics
@@ -67,15 +69,44 @@ async def mailbox_changed(
     deleted: bool = False,
 ) -> None:
     """Announce a mailbox's new version; the caller holds its row's lock."""
-    mailbox = ids.encode("mbx", mailbox_id)
-    body = events.MailboxChanged(
-        workspace_id=ids.encode("ws", workspace_id),
-        mailbox_id=mailbox,
-        version=version,
-        deleted=deleted,
-    )
+    await mailboxes_changed(parts, tx, workspace_id, {mailbox_id: version}, deleted=deleted)
+
+
+async def mailboxes_changed(
+    parts: Parts,
+    tx: AsyncConnection,
+    workspace_id: int,
+    versions: Mapping[int, int],
+    *,
+    deleted: bool = False,
+) -> None:
+    """Announce new versions of mailboxes (by number); the caller holds their rows' locks."""
+    workspace = ids.encode("ws", workspace_id)
+    mailboxes = {ids.encode("mbx", number): version for number, version in versions.items()}
     await parts.outbox.add(
-        tx, [Outgoing(topic=topics.MAILBOX_CHANGED, key=mailbox, body=body, subject=mailbox)]
+        tx,
+        [
+            Outgoing(
+                topic=topics.MAILBOX_CHANGED,
+                key=mailbox,
+                body=events.MailboxChanged(
+                    workspace_id=workspace, mailbox_id=mailbox, version=version, deleted=deleted
+                ),
+                subject=mailbox,
+            )
+            for mailbox, version in mailboxes.items()
+        ],
+    )
+
+
+async def workspace_changed(
+    parts: Parts, tx: AsyncConnection, workspace_id: int, version: int
+) -> None:
+    """Announce a workspace's new version; the caller holds its row's lock."""
+    workspace = ids.encode("ws", workspace_id)
+    body = events.WorkspaceChanged(workspace_id=workspace, version=version)
+    await parts.outbox.add(
+        tx, [Outgoing(topic=topics.WORKSPACE_CHANGED, key=workspace, body=body, subject=workspace)]
     )
 
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, status
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -17,6 +17,7 @@ from paceline_gateway.api.suspensions import SuspensionOut, open_suspensions
 from paceline_gateway.api.types import CampaignId, Instant, Name, PoolId, answers
 from paceline_gateway.auth import Caller, Reader, Writer
 from paceline_gateway.domain.campaign import ENDED, UNSTARTED, Status
+from paceline_gateway.domain.routing import EspMatch, Stickiness
 from paceline_gateway.paging import Cursor, Limit, Page
 from paceline_gateway.parts import PartsDep
 from paceline_gateway.store import foreign
@@ -25,9 +26,13 @@ from paceline_gateway.store.tables import Campaign, CampaignTier, Pool, Step
 router = APIRouter(prefix="/v1/campaigns", tags=["campaigns"])
 
 Type = Literal["cold", "nurture", "transactional"]
-Stickiness = Literal["wait", "reassign", "stop"]
 Template = Annotated[str, StringConstraints(max_length=200_000)]
 MAX_DELAY_S = 366 * 86_400
+# Columns that are set by the name they have in a request.
+_COLUMNS = {
+    "name", "type", "stickiness", "reassign_after_s", "min_health", "esp_match", "allow_parallel",
+    "start_at",
+}  # fmt: skip
 
 
 class _In(BaseModel):
@@ -47,18 +52,49 @@ class StepIn(_In):
 
 
 Steps = Annotated[list[StepIn], Field(max_length=50)]
-Tiers = Annotated[
-    list[Annotated[list[PoolId], Field(min_length=1, max_length=100)]], Field(max_length=10)
-]
+Pools = Annotated[list[PoolId], Field(min_length=1, max_length=100)]
+
+
+class TierIn(_In):
+    """Pools that serve a campaign alike.
+
+    A job that has waited `after_s` past its due time may leave for the next tier; null: never.
+    """
+
+    pools: Pools
+    after_s: int | None = Field(default=None, ge=0, le=MAX_DELAY_S)
+
+
+def _tier(given: object) -> object:
+    return {"pools": given} if isinstance(given, list) else given
+
+
+# A plain list of pools is a tier that is never left.
+Tiers = Annotated[list[Annotated[TierIn, BeforeValidator(_tier)]], Field(max_length=10)]
+MinHealth = Annotated[int, Field(ge=0, le=100)]
+ReassignAfter = Annotated[int, Field(ge=0, le=MAX_DELAY_S)]
 
 
 class CampaignIn(_In):
-    """A campaign, made as a draft. `tiers` are lists of pools, best tier first."""
+    """A campaign, made as a draft. `tiers` are ordered, best first; a list of pools is one too."""
 
     name: Name
     type: Type = "cold"
     stickiness: Stickiness = Field(
         default="reassign", description="What follow-ups do when the mailbox of step 1 is gone."
+    )
+    reassign_after_s: ReassignAfter = Field(
+        default=2 * 86_400, description="How long they wait for it before they are reassigned."
+    )
+    min_health: MinHealth = Field(
+        default=70, description="Mailboxes of known lower health do not send for this campaign."
+    )
+    esp_match: EspMatch = Field(
+        default="off",
+        description="Whether recipients at Google and Microsoft are written to from there.",
+    )
+    allow_parallel: bool = Field(
+        default=False, description="Whether leads may be in another active campaign at once."
     )
     steps: Steps = Field(default_factory=list)
     tiers: Tiers = Field(default_factory=list)
@@ -77,6 +113,10 @@ class CampaignPatch(_In):
     name: Name | None = None
     type: Type | None = None
     stickiness: Stickiness | None = None
+    reassign_after_s: ReassignAfter | None = None
+    min_health: MinHealth | None = None
+    esp_match: EspMatch | None = None
+    allow_parallel: bool | None = None
     steps: Steps | None = None
     tiers: Tiers | None = None
     start_at: Instant | None = None
@@ -94,18 +134,43 @@ class StepOut(BaseModel):
     version: int
 
 
+class TierOut(BaseModel):
+    """A tier, as it was set."""
+
+    pools: list[str]
+    after_s: int | None
+
+
+class ThrottleOut(BaseModel):
+    """Why a campaign sends less than it could (a reason code), and since when."""
+
+    cause: str
+    since: datetime
+
+
 class CampaignOut(BaseModel):
-    """A campaign; `suspensions` say why it does not send now."""
+    """A campaign; `suspensions` say why it does not send now.
+
+    `throttled`: it goes on, with less than it could send, for the cause in
+    `throttle`; its jobs wait, none fails. What it can send a day:
+    `GET /v1/campaigns/{campaign_id}/capacity`.
+    """
 
     id: str
     name: str
     type: Type
     status: Status
     stickiness: Stickiness
+    reassign_after_s: int
+    min_health: int
+    esp_match: EspMatch
+    allow_parallel: bool
+    throttled: bool
+    throttle: ThrottleOut | None
     start_at: datetime | None
     started_at: datetime | None
     steps: list[StepOut]
-    tiers: list[list[str]]
+    tiers: list[TierOut]
     suspensions: list[SuspensionOut]
     version: int
     created_at: datetime
@@ -149,13 +214,7 @@ async def create_campaign(body: CampaignIn, parts: PartsDep, caller: Writer) -> 
         campaign_id = (
             await tx.execute(
                 insert(Campaign)
-                .values(
-                    workspace_id=caller.workspace_id,
-                    name=body.name,
-                    type=body.type,
-                    stickiness=body.stickiness,
-                    start_at=body.start_at,
-                )
+                .values(workspace_id=caller.workspace_id, **body.model_dump(include=_COLUMNS))
                 .returning(Campaign.campaign_id)
             )
         ).scalar_one()
@@ -188,7 +247,7 @@ async def change_campaign(
     campaign_id: CampaignId, body: CampaignPatch, parts: PartsDep, caller: Writer
 ) -> CampaignOut:
     """Change a campaign that has not ended."""
-    values = body.model_dump(exclude_unset=True, include={"name", "type", "stickiness", "start_at"})
+    values = body.model_dump(exclude_unset=True, include=_COLUMNS)
     async with parts.db.transaction([caller.workspace_id]) as tx:
         held = await lifecycle.lock(tx, caller.workspace_id, campaign_id)
         if held.status in ENDED:
@@ -278,9 +337,9 @@ async def _set_steps(
 
 
 async def _set_tiers(
-    tx: AsyncConnection, caller: Caller, campaign_id: int, tiers: Sequence[Sequence[int]]
+    tx: AsyncConnection, caller: Caller, campaign_id: int, tiers: Sequence[TierIn]
 ) -> None:
-    wanted = sorted({pool for tier in tiers for pool in tier})
+    wanted = sorted({pool for tier in tiers for pool in tier.pools})
     # Shared with whoever deletes the pool: it then finds this campaign in it.
     known = set(
         (
@@ -312,9 +371,14 @@ async def _set_tiers(
             "pool_id": pool,
             "position": position,
         }
-        for tier, pools in enumerate(tiers, 1)
-        for position, pool in enumerate(dict.fromkeys(pools), 1)
+        for tier, given in enumerate(tiers, 1)
+        for position, pool in enumerate(dict.fromkeys(given.pools), 1)
     ]
+    await tx.execute(
+        update(Campaign)
+        .where(Campaign.workspace_id == caller.workspace_id, Campaign.campaign_id == campaign_id)
+        .values(tier_after_s=[given.after_s for given in tiers])
+    )
     if rows:
         await tx.execute(insert(CampaignTier), rows)
 
@@ -357,6 +421,13 @@ async def _read(tx: AsyncConnection, caller: Caller, numbers: Sequence[int]) -> 
         pools = tiers.setdefault(row.campaign_id, {}).setdefault(row.tier, [])
         pools.append(ids.encode("pool", row.pool_id))
     held = await open_suspensions(tx, "campaign", numbers)
+    c = foreign.CAMPAIGN_THROTTLE.c
+    throttled = {
+        row.campaign_id: ThrottleOut(cause=row.cause, since=row.since)
+        for row in await tx.execute(
+            select(c.campaign_id, c.cause, c.since).where(c.campaign_id.in_(numbers))
+        )
+    }
     rows = await tx.execute(
         select(Campaign.__table__)
         .where(Campaign.workspace_id == caller.workspace_id, Campaign.campaign_id.in_(numbers))
@@ -369,10 +440,20 @@ async def _read(tx: AsyncConnection, caller: Caller, numbers: Sequence[int]) -> 
             type=row.type,
             status=row.status,
             stickiness=row.stickiness,
+            reassign_after_s=row.reassign_after_s,
+            min_health=row.min_health,
+            esp_match=row.esp_match,
+            allow_parallel=row.allow_parallel,
+            throttled=row.campaign_id in throttled,
+            throttle=throttled.get(row.campaign_id),
             start_at=row.start_at,
             started_at=row.started_at,
             steps=steps.get(row.campaign_id, []),
-            tiers=list(tiers.get(row.campaign_id, {}).values()),
+            tiers=[
+                # Tiers from before there was a deadline have no entry.
+                TierOut(pools=pools, after_s=(row.tier_after_s[tier - 1 : tier] or [None])[0])
+                for tier, pools in tiers.get(row.campaign_id, {}).items()
+            ],
             suspensions=held.get(row.campaign_id, []),
             version=row.version,
             created_at=row.created_at,

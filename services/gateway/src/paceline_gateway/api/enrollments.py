@@ -94,7 +94,7 @@ async def get_enrollment(
 ) -> EnrollmentOut:
     """Return one enrollment."""
     async with parts.db.transaction([caller.workspace_id]) as tx:
-        return await _one(tx, enrollment_id)
+        return await read_enrollment(tx, enrollment_id)
 
 
 @router.post(
@@ -110,7 +110,7 @@ async def stop_enrollment(
         stopped = await foreign.stop_enrollment(
             tx, caller.workspace_id, enrollment_id, "stopped", STOPPED_BY_OPERATOR
         )
-        found = await _one(tx, enrollment_id)
+        found = await read_enrollment(tx, enrollment_id)
         if stopped:
             await trail.audit(parts, tx, caller, "enrollment.stopped", found.id)
         elif found.state != "stopped":
@@ -118,7 +118,8 @@ async def stop_enrollment(
     return found
 
 
-async def _one(tx: AsyncConnection, enrollment_id: int) -> EnrollmentOut:
+async def read_enrollment(tx: AsyncConnection, enrollment_id: int) -> EnrollmentOut:
+    """Return one enrollment; raise `not_found` otherwise."""
     row = (
         await tx.execute(
             select(foreign.ENROLLMENT).where(foreign.ENROLLMENT.c.enrollment_id == enrollment_id)

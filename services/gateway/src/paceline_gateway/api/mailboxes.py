@@ -1,12 +1,11 @@
 """Mailboxes: connected only when a message could be sent and read back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 from fastapi import APIRouter, Query, Response, status
-from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Select, delete, func, select, update
 from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -15,14 +14,26 @@ from paceline_common import ids
 from paceline_common.address import normalise
 from paceline_common.http import Problem
 from paceline_gateway import connect, paging, problems, trail
+from paceline_gateway.api.mailbox_models import (
+    LastTest,
+    LegOut,
+    MailboxIn,
+    MailboxOut,
+    MailboxPatch,
+    PaceOut,
+    ServerOut,
+    TestOut,
+)
 from paceline_gateway.api.suspensions import SuspensionOut, open_suspensions
-from paceline_gateway.api.types import Email, MailboxId, Name, Timezone, answers
+from paceline_gateway.api.types import MailboxId, answers
 from paceline_gateway.auth import Caller, Reader, Writer
-from paceline_gateway.connect import ServerIn, Tls
 from paceline_gateway.domain import mailbox_policy
+from paceline_gateway.domain.provider import Provider, derive
 from paceline_gateway.lifecycle import touch_campaigns_of_pools
+from paceline_gateway.pacing import Capacity
 from paceline_gateway.paging import Cursor, Limit, Page
 from paceline_gateway.parts import Parts, PartsDep
+from paceline_gateway.places import places
 from paceline_gateway.probe import Leg, Result
 from paceline_gateway.store import foreign
 from paceline_gateway.store.tables import Mailbox, PoolMember, Workspace
@@ -30,111 +41,6 @@ from paceline_gateway.store.tables import Mailbox, PoolMember, Workspace
 router = APIRouter(prefix="/v1/mailboxes", tags=["mailboxes"])
 
 DEACTIVATED = "deactivated"
-
-
-class _In(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class MailboxIn(_In):
-    """A mailbox to connect."""
-
-    email: Email
-    display_name: Name | None = None
-    reply_to: Email | None = None
-    timezone: Timezone | None = Field(default=None, description="The workspace's if left out.")
-    policy: dict[str, Any] = Field(
-        default_factory=dict, description="What differs from the defaults; see `effective_policy`."
-    )
-    smtp: ServerIn
-    imap: ServerIn
-
-
-class MailboxPatch(_In):
-    """What to change; what is left out stays. `policy` replaces the old one as a whole.
-
-    A changed `smtp` or `imap` is tested before it is saved.
-    """
-
-    display_name: Name | None = None
-    reply_to: Email | None = None
-    timezone: Timezone | None = None
-    policy: dict[str, Any] | None = None
-    is_active: bool | None = None
-    smtp: ServerIn | None = None
-    imap: ServerIn | None = None
-
-
-class ServerOut(BaseModel):
-    """A server without its password."""
-
-    host: str
-    port: int
-    tls: Tls
-    username: str
-
-
-class LegOut(BaseModel):
-    """What one leg of a connection test found: the server's exact words, and what to do."""
-
-    ok: bool
-    code: str
-    message: str
-    remedy: str | None
-
-
-class TestOut(BaseModel):
-    """A connection test; nothing was saved."""
-
-    ok: bool
-    send: LegOut
-    read: LegOut
-
-
-class LastTest(BaseModel):
-    """The last test of a saved mailbox's leg."""
-
-    ok: bool
-    code: str | None
-    at: datetime
-
-
-class PaceOut(BaseModel):
-    """Where a mailbox stands today, in its own zone: `next_at` is its next possible slot."""
-
-    next_at: datetime | None
-    day: str | None
-    day_used: int
-    day_cap: int | None
-
-
-class MailboxOut(BaseModel):
-    """A mailbox; secrets are never part of an answer.
-
-    `policy` is what was set, `effective_policy` what holds, `daily_capacity` how
-    many messages that allows today however high the cap.
-    """
-
-    id: str
-    email: str
-    domain: str
-    display_name: str | None
-    reply_to: str | None
-    kind: str
-    is_active: bool
-    timezone: str
-    policy: dict[str, Any]
-    effective_policy: dict[str, Any]
-    daily_capacity: int
-    smtp: ServerOut
-    imap: ServerOut
-    last_send_test: LastTest | None
-    last_read_test: LastTest | None
-    suspensions: list[SuspensionOut]
-    pace: PaceOut | None
-    version: int
-    created_at: datetime
-    updated_at: datetime
 
 
 @router.get("", operation_id="listMailboxes", responses=answers(problems.CURSOR_INVALID))
@@ -150,8 +56,8 @@ async def list_mailboxes(
             .where(Mailbox.mailbox_id > after, Mailbox.deleted_at.is_(None))
             .order_by(Mailbox.mailbox_id)
             .limit(limit + 1),
-            parts.clock.now(),
         )
+    await _add_capacity(parts, caller, found[:limit])
     return paging.page(found, limit, [(ids.decode("mbx", one.id),) for one in found])
 
 
@@ -181,8 +87,9 @@ async def connect_mailbox(
 
     A mailbox that was disconnected comes back under its old id, with its history.
     """
-    _check_policy(body.policy)
+    policy = _policy(body)
     email = normalise(body.email)
+    domain = email.partition("@")[2]
     async with parts.db.transaction([caller.workspace_id]) as tx:
         mailbox_id = await connect.id_for(tx, caller, email)
     draft = await connect.draft_new(
@@ -195,12 +102,15 @@ async def connect_mailbox(
     connect.demand(result)
     now = parts.clock.now()
     values = {
-        "domain": email.partition("@")[2],
+        "domain": domain,
+        "provider_found": derive("smtp", body.smtp.host, domain),
+        "provider_set": body.provider,
         "display_name": body.display_name,
         "reply_to": body.reply_to,
         "timezone": body.timezone,
-        "policy": body.policy,
+        "policy": policy,
         "is_active": True,
+        "connected_at": now,
         "deleted_at": None,
         "updated_at": now,
         "smtp": dict(draft.smtp),
@@ -218,14 +128,17 @@ async def connect_mailbox(
         await connect.reopen(tx, caller, mailbox_id)
         await trail.mailbox_changed(parts, tx, caller.workspace_id, mailbox_id, version)
         await trail.audit(parts, tx, caller, "mailbox.connected", mailbox)
-        return await _one(tx, caller, mailbox_id, now)
+        await _audit_pacing(parts, tx, caller, mailbox, values, {"policy": {"attested": False}})
+        return await _one(tx, caller, mailbox_id)
 
 
 @router.get("/{mailbox_id}", operation_id="getMailbox", responses=answers(problems.NOT_FOUND))
 async def get_mailbox(mailbox_id: MailboxId, parts: PartsDep, caller: Reader) -> MailboxOut:
     """Return one mailbox, disconnected ones included."""
     async with parts.db.transaction([caller.workspace_id]) as tx:
-        return await _one(tx, caller, mailbox_id, parts.clock.now())
+        found = await _one(tx, caller, mailbox_id)
+    await _add_capacity(parts, caller, [found])
+    return found
 
 
 @router.patch(
@@ -240,12 +153,10 @@ async def change_mailbox(
     mailbox_id: MailboxId, body: MailboxPatch, parts: PartsDep, caller: Writer
 ) -> MailboxOut:
     """Change a mailbox; a new server or password is tested on both legs first."""
-    if body.policy is not None:
-        _check_policy(body.policy)
     asked = body.model_dump(exclude_unset=True, include={"display_name", "reply_to", "timezone"})
     values: dict[str, Any] = {**asked}
-    if body.policy is not None:
-        values["policy"] = body.policy
+    if "provider" in body.model_fields_set:
+        values["provider_set"] = body.provider
     if body.is_active is not None:
         values["is_active"] = body.is_active
     now = parts.clock.now()
@@ -257,16 +168,21 @@ async def change_mailbox(
     mailbox = ids.encode("mbx", mailbox_id)
     async with parts.db.transaction([caller.workspace_id]) as tx:
         held = await connect.lock(tx, caller, mailbox_id)
+        if body.policy is not None or body.policy_reset is not None:
+            values["policy"] = _merged(held.policy, body)
+        if body.smtp:
+            values["provider_found"] = derive(held.kind, body.smtp.host, held.domain)
         if not values:
-            return await _one(tx, caller, mailbox_id, now)
+            return await _one(tx, caller, mailbox_id)
         version = await connect.change(tx, caller, mailbox_id, values, now)
         if body.is_active is not None and body.is_active != held.is_active:
             await _set_active(parts, tx, caller, mailbox_id, active=body.is_active)
         if body.smtp or body.imap:
             await connect.reopen(tx, caller, mailbox_id)
             await trail.audit(parts, tx, caller, "mailbox.credential_changed", mailbox)
+        await _audit_pacing(parts, tx, caller, mailbox, values, dict(held._mapping))
         await trail.mailbox_changed(parts, tx, caller.workspace_id, mailbox_id, version)
-        return await _one(tx, caller, mailbox_id, now)
+        return await _one(tx, caller, mailbox_id)
 
 
 @router.post(
@@ -343,23 +259,51 @@ async def _set_active(
     await trail.audit(parts, tx, caller, action, ids.encode("mbx", mailbox_id))
 
 
+async def _audit_pacing(
+    parts: Parts,
+    tx: AsyncConnection,
+    caller: Caller,
+    mailbox: str,
+    values: Mapping[str, Any],
+    before: Mapping[str, Any],
+) -> None:
+    """Record what somebody vouches for: that a mailbox is warm, that it is at this provider."""
+    if "policy" in values:
+        attests, did = (
+            mailbox_policy.whole(policy)["attested"]
+            for policy in (values["policy"], before["policy"])
+        )
+        if attests and not did:
+            await trail.audit(parts, tx, caller, "mailbox.stage_attested", mailbox, stage="3")
+        elif did and not attests:
+            await trail.audit(parts, tx, caller, "mailbox.attestation_withdrawn", mailbox)
+    if "provider_set" in values and values["provider_set"] != before.get("provider_set"):
+        provider = values["provider_set"] or "as found"
+        await trail.audit(parts, tx, caller, "mailbox.provider_set", mailbox, provider=provider)
+
+
 def _select(caller: Caller) -> Select[Any]:
     zone = func.coalesce(Mailbox.timezone, Workspace.timezone).label("zone")
     return (
-        select(Mailbox.__table__, zone)
+        select(
+            Mailbox.__table__,
+            zone,
+            Workspace.country.label("workspace_country"),
+            Workspace.region.label("workspace_region"),
+        )
         .join(Workspace, Workspace.workspace_id == Mailbox.workspace_id)
         .where(Mailbox.workspace_id == caller.workspace_id)
     )
 
 
-async def _one(tx: AsyncConnection, caller: Caller, mailbox_id: int, now: datetime) -> MailboxOut:
-    found = await _read(tx, _select(caller).where(Mailbox.mailbox_id == mailbox_id), now)
+async def _one(tx: AsyncConnection, caller: Caller, mailbox_id: int) -> MailboxOut:
+    found = await _read(tx, _select(caller).where(Mailbox.mailbox_id == mailbox_id))
     if not found:
         raise Problem(problems.NOT_FOUND, "there is no such mailbox in this workspace")
     return found[0]
 
 
-async def _read(tx: AsyncConnection, statement: Select[Any], now: datetime) -> list[MailboxOut]:
+async def _read(tx: AsyncConnection, statement: Select[Any]) -> list[MailboxOut]:
     rows = (await tx.execute(statement)).all()
     numbers = [row.mailbox_id for row in rows]
     held = await open_suspensions(tx, "mailbox", numbers)
@@ -375,13 +319,28 @@ async def _read(tx: AsyncConnection, statement: Select[Any], now: datetime) -> l
             )
         )
     }  # fmt: skip
-    return [_out(row, held.get(row.mailbox_id, []), paces.get(row.mailbox_id), now) for row in rows]
+    return [_out(row, held.get(row.mailbox_id, []), paces.get(row.mailbox_id)) for row in rows]
 
 
-def _out(
-    row: Row[Any], held: list[SuspensionOut], pace: PaceOut | None, now: datetime
-) -> MailboxOut:
-    today = now.astimezone(ZoneInfo(row.zone)).date()
+async def _add_capacity(parts: Parts, caller: Caller, found: Sequence[MailboxOut]) -> None:
+    """Ask the scheduler, outside of any transaction."""
+    capacities = await parts.pacing.mailbox_capacities(
+        caller.workspace_id, [ids.decode("mbx", one.id) for one in found]
+    )
+    for one in found:
+        answer = capacities[ids.decode("mbx", one.id)]
+        if isinstance(answer, Capacity):
+            one.capacity, one.capacity_unknown = answer, None
+        else:
+            one.capacity, one.capacity_unknown = None, answer
+
+
+def _out(row: Row[Any], held: list[SuspensionOut], pace: PaceOut | None) -> MailboxOut:
+    provider: Provider = row.provider_set or row.provider_found
+    country = row.policy.get("country") or row.workspace_country
+    region = row.policy.get("region")
+    if region is None and country == row.workspace_country:
+        region = row.workspace_region
     return MailboxOut(
         id=ids.encode("mbx", row.mailbox_id),
         email=row.email,
@@ -389,11 +348,18 @@ def _out(
         display_name=row.display_name,
         reply_to=row.reply_to,
         kind=row.kind,
+        provider=provider,
+        provider_found=row.provider_found,
         is_active=row.is_active,
         timezone=row.zone,
         policy=row.policy,
-        effective_policy=mailbox_policy.effective(row.policy),
-        daily_capacity=mailbox_policy.daily_capacity(row.policy, row.zone, today),
+        effective_policy=mailbox_policy.in_effect(
+            row.policy, provider, country, region,
+            row.connected_at.astimezone(ZoneInfo(row.zone)).date(),
+        ),
+        # Until somebody has asked the scheduler, who reads a change a moment after its commit.
+        capacity=None,
+        capacity_unknown="just_changed",
         smtp=ServerOut(**{name: row.smtp[name] for name in ServerOut.model_fields}),
         imap=ServerOut(**{name: row.imap[name] for name in ServerOut.model_fields}),
         last_send_test=_last(row.send_probe_ok, row.send_probe_code, row.send_probed_at),
@@ -403,22 +369,46 @@ def _out(
         version=row.version,
         created_at=row.created_at,
         updated_at=row.updated_at,
-    )
+    )  # fmt: skip
 
 
 def _last(ok: bool | None, code: str | None, at: datetime | None) -> LastTest | None:
     return None if ok is None or at is None else LastTest(ok=ok, code=code, at=at)
 
 
-def _check_policy(policy: Mapping[str, Any]) -> None:
+def _policy(body: MailboxIn) -> dict[str, Any]:
+    """Return the policy a new mailbox starts with; raise `policy_invalid` if it cannot hold."""
+    attested = body.policy.get("attested", body.already_in_use)
+    if "already_in_use" in body.model_fields_set and attested is not body.already_in_use:
+        raise _invalid({"attested": "contradicts already_in_use: leave one of the two out"})
+    policy = body.policy if body.already_in_use else {**body.policy, "attested": False}
+    return _checked(policy)
+
+
+def _merged(held: Mapping[str, Any], body: MailboxPatch) -> dict[str, Any]:
+    """Return the policy after a PATCH; raise `policy_invalid` if it cannot hold."""
+    reset = set(body.policy_reset or ())
+    if unknown := reset - {*mailbox_policy.KEYS, "all"}:
+        known = f"there is no such setting; known are {', '.join(mailbox_policy.KEYS)}, and all"
+        raise _invalid(dict.fromkeys(sorted(unknown), known))
+    kept = {name: value for name, value in held.items() if name not in reset and "all" not in reset}
+    return _checked({**kept, **(body.policy or {})})
+
+
+def _checked(policy: dict[str, Any]) -> dict[str, Any]:
     try:
-        mailbox_policy.check(policy)
+        mailbox_policy.check(policy, places())
     except mailbox_policy.InvalidPolicy as error:
-        raise Problem(
-            problems.POLICY_INVALID,
-            str(error),
-            errors=[{"setting": name, "why": why} for name, why in error.faults.items()],
-        ) from None
+        raise _invalid(error.faults) from None
+    return policy
+
+
+def _invalid(faults: Mapping[str, str]) -> Problem:
+    return Problem(
+        problems.POLICY_INVALID,
+        "; ".join(f"{name}: {why}" for name, why in faults.items()),
+        errors=[{"setting": name, "why": why} for name, why in faults.items()],
+    )
 
 
 def _test(result: Result) -> TestOut:

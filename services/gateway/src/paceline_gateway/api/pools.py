@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Annotated
 
 from fastapi import APIRouter, status
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -14,6 +15,7 @@ from paceline_common.http import Problem
 from paceline_gateway import paging, problems
 from paceline_gateway.api.types import MailboxId, Name, PoolId, answers
 from paceline_gateway.auth import Caller, Reader, Writer
+from paceline_gateway.domain.routing import Rotation
 from paceline_gateway.lifecycle import touch_campaigns_of_pools
 from paceline_gateway.paging import Cursor, Limit, Page
 from paceline_gateway.parts import PartsDep
@@ -22,30 +24,79 @@ from paceline_gateway.store.tables import CampaignTier, Mailbox, Pool, PoolMembe
 router = APIRouter(prefix="/v1/pools", tags=["pools"])
 
 
-class PoolIn(BaseModel):
-    """A pool; `mailboxes` in the order in which they take turns."""
+class MemberIn(BaseModel):
+    """A mailbox of a pool. `weight` counts in the rotation `weighted`, `rank` in `priority`.
+
+    Backups (`rank` 1 and up) serve while no mailbox of a better rank can.
+    """
 
     model_config = ConfigDict(extra="forbid")
+
+    mailbox_id: MailboxId
+    weight: int = Field(default=1, ge=1, le=1000)
+    rank: int = Field(default=0, ge=0, le=100)
+
+
+def _each_once(members: list[MemberIn]) -> list[MemberIn]:
+    if len({one.mailbox_id for one in members}) < len(members):
+        raise ValueError("a mailbox is a member once: name it once")
+    return members
+
+
+Mailboxes = Annotated[list[MailboxId], Field(max_length=5000)]
+Members = Annotated[list[MemberIn], Field(max_length=5000), AfterValidator(_each_once)]
+
+
+class _Membership(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    mailboxes: Mailboxes | None = Field(
+        default=None, description="Members in order; those that were in keep weight and rank."
+    )
+    members: Members | None = Field(
+        default=None, description="The same with weight and rank: send one of the two."
+    )
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "_Membership":
+        if self.mailboxes is not None and self.members is not None:
+            raise ValueError("send mailboxes (ids) or members (with weight and rank), not both")
+        return self
+
+
+class PoolIn(_Membership):
+    """A pool; its members in the order in which they take turns."""
 
     name: Name
-    mailboxes: list[MailboxId] = Field(default_factory=list, max_length=1000)
+    rotation: Rotation = "next_in_line"
 
 
-class PoolPatch(BaseModel):
-    """What to change; `mailboxes` replaces the members as a whole."""
-
-    model_config = ConfigDict(extra="forbid")
+class PoolPatch(_Membership):
+    """What to change; `mailboxes`, or `members`, replaces the members as a whole."""
 
     name: Name | None = None
-    mailboxes: list[MailboxId] | None = Field(default=None, max_length=1000)
+    rotation: Rotation | None = None
+
+
+class MemberOut(BaseModel):
+    """A mailbox of a pool."""
+
+    mailbox_id: str
+    weight: int
+    rank: int
 
 
 class PoolOut(BaseModel):
-    """A pool and its members in order."""
+    """A pool and its members in order, twice: `mailboxes` are their ids alone.
+
+    What they can send a day: `GET /v1/pools/{pool_id}/capacity`.
+    """
 
     id: str
     name: str
+    rotation: Rotation
     mailboxes: list[str]
+    members: list[MemberOut]
     created_at: datetime
 
 
@@ -81,13 +132,15 @@ async def create_pool(body: PoolIn, parts: PartsDep, caller: Writer) -> PoolOut:
             pool_id = (
                 await tx.execute(
                     insert(Pool)
-                    .values(workspace_id=caller.workspace_id, name=body.name)
+                    .values(
+                        workspace_id=caller.workspace_id, name=body.name, rotation=body.rotation
+                    )
                     .returning(Pool.pool_id)
                 )
             ).scalar_one()
         except IntegrityError as error:
             raise Problem(problems.NAME_TAKEN) from error
-        await _set_members(tx, caller, pool_id, body.mailboxes)
+        await _set_members(tx, caller, pool_id, body)
         return (await _read(tx, caller, [pool_id]))[0]
 
 
@@ -107,20 +160,21 @@ async def get_pool(pool_id: PoolId, parts: PartsDep, caller: Reader) -> PoolOut:
     responses=answers(problems.NOT_FOUND, problems.NAME_TAKEN),
 )
 async def change_pool(pool_id: PoolId, body: PoolPatch, parts: PartsDep, caller: Writer) -> PoolOut:
-    """Rename a pool or replace its members; campaigns that use it take it up at once."""
+    """Change a pool or replace its members; campaigns that use it take it up at once."""
+    values = body.model_dump(exclude_none=True, include={"name", "rotation"})
     async with parts.db.transaction([caller.workspace_id]) as tx:
         await _lock(tx, caller, pool_id)
-        if body.name is not None:
+        if values:
             try:
                 await tx.execute(
                     update(Pool)
                     .where(Pool.workspace_id == caller.workspace_id, Pool.pool_id == pool_id)
-                    .values(name=body.name)
+                    .values(values)
                 )
             except IntegrityError as error:
                 raise Problem(problems.NAME_TAKEN) from error
-        if body.mailboxes is not None:
-            await _set_members(tx, caller, pool_id, body.mailboxes)
+        replaced = await _set_members(tx, caller, pool_id, body)
+        if replaced or body.rotation is not None:
             await touch_campaigns_of_pools(parts, tx, caller.workspace_id, [pool_id])
         return (await _read(tx, caller, [pool_id]))[0]
 
@@ -167,9 +221,21 @@ async def _lock(tx: AsyncConnection, caller: Caller, pool_id: int) -> None:
 
 
 async def _set_members(
-    tx: AsyncConnection, caller: Caller, pool_id: int, mailboxes: Sequence[int]
-) -> None:
-    wanted = list(dict.fromkeys(mailboxes))
+    tx: AsyncConnection, caller: Caller, pool_id: int, given: _Membership
+) -> bool:
+    """Replace a pool's members by the given ones; tell whether any were given."""
+    mine = (PoolMember.workspace_id == caller.workspace_id, PoolMember.pool_id == pool_id)
+    if given.members is not None:
+        wanted = {one.mailbox_id: (one.weight, one.rank) for one in given.members}
+    elif given.mailboxes is not None:
+        columns = (PoolMember.mailbox_id, PoolMember.weight, PoolMember.rank)
+        held = {
+            row.mailbox_id: (row.weight, row.rank)
+            for row in await tx.execute(select(*columns).where(*mine))
+        }
+        wanted = {number: held.get(number, (1, 0)) for number in given.mailboxes}
+    else:
+        return False
     known = set(
         (
             await tx.execute(
@@ -187,11 +253,7 @@ async def _set_members(
             f"not connected in this workspace: {', '.join(unknown)}",
             mailboxes=unknown,
         )
-    await tx.execute(
-        delete(PoolMember).where(
-            PoolMember.workspace_id == caller.workspace_id, PoolMember.pool_id == pool_id
-        )
-    )
+    await tx.execute(delete(PoolMember).where(*mine))
     if wanted:
         await tx.execute(
             insert(PoolMember),
@@ -201,22 +263,28 @@ async def _set_members(
                     "pool_id": pool_id,
                     "mailbox_id": number,
                     "position": position,
+                    "weight": weight,
+                    "rank": rank,
                 }
-                for position, number in enumerate(wanted, 1)
+                for position, (number, (weight, rank)) in enumerate(wanted.items(), 1)
             ],
         )
+    return True
 
 
 async def _read(tx: AsyncConnection, caller: Caller, pools: Sequence[int]) -> list[PoolOut]:
-    members: dict[int, list[str]] = {}
+    members: dict[int, list[MemberOut]] = {}
     for row in await tx.execute(
-        select(PoolMember.pool_id, PoolMember.mailbox_id)
+        select(PoolMember.pool_id, PoolMember.mailbox_id, PoolMember.weight, PoolMember.rank)
         .where(PoolMember.workspace_id == caller.workspace_id, PoolMember.pool_id.in_(pools))
         .order_by(PoolMember.pool_id, PoolMember.position)
     ):
-        members.setdefault(row.pool_id, []).append(ids.encode("mbx", row.mailbox_id))
+        mailbox = ids.encode("mbx", row.mailbox_id)
+        members.setdefault(row.pool_id, []).append(
+            MemberOut(mailbox_id=mailbox, weight=row.weight, rank=row.rank)
+        )
     rows = await tx.execute(
-        select(Pool.pool_id, Pool.name, Pool.created_at)
+        select(Pool.pool_id, Pool.name, Pool.rotation, Pool.created_at)
         .where(Pool.workspace_id == caller.workspace_id, Pool.pool_id.in_(pools))
         .order_by(Pool.pool_id)
     )
@@ -224,11 +292,19 @@ async def _read(tx: AsyncConnection, caller: Caller, pools: Sequence[int]) -> li
         PoolOut(
             id=ids.encode("pool", row.pool_id),
             name=row.name,
-            mailboxes=members.get(row.pool_id, []),
+            rotation=row.rotation,
+            mailboxes=[one.mailbox_id for one in members.get(row.pool_id, [])],
+            members=members.get(row.pool_id, []),
             created_at=row.created_at,
         )
         for row in rows
     ]
+
+
+async def require(tx: AsyncConnection, caller: Caller, pool_id: int) -> None:
+    """Raise `not_found` unless the pool is one of this workspace."""
+    if not await _read(tx, caller, [pool_id]):
+        raise _missing()
 
 
 def _missing() -> Exception:

@@ -8,6 +8,7 @@ from fastapi import Header
 from pydantic import AfterValidator, BaseModel, StringConstraints
 
 from paceline_common import ids
+from paceline_common.address import InvalidAddress, normalise_domain
 from paceline_common.http import ProblemType, public_id
 from paceline_gateway import problems
 from paceline_gateway.domain.zone import is_timezone
@@ -59,6 +60,16 @@ Email = Annotated[
     StringConstraints(strip_whitespace=True, min_length=3, max_length=320),
     AfterValidator(_email),
 ]
+
+
+def _domain(text: str) -> str:
+    try:
+        return normalise_domain(text)
+    except InvalidAddress as error:
+        raise ValueError(str(error)) from None
+
+
+Domain = Annotated[str, StringConstraints(min_length=1, max_length=260), AfterValidator(_domain)]
 
 
 def _timezone(name: str) -> str:

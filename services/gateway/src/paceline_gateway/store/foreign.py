@@ -58,6 +58,10 @@ MAILBOX_PACE = _view(
     workspace_id="int", mailbox_id="int", next_at="at", day="text", day_used="small",
     day_cap="small", outstanding="small",
 )  # fmt: skip
+CAMPAIGN_THROTTLE = _view(
+    "scheduler", "v_campaign_throttle",
+    workspace_id="int", campaign_id="int", cause="text", since="at",
+)  # fmt: skip
 SEND_LOG = _view(
     "sender", "v_send_log",
     workspace_id="int", job_id="int", enrollment_id="int", campaign_id="int", step="small",
@@ -125,15 +129,22 @@ async def suspend(
     *,
     until: datetime | None = None,
     detail: str | None = None,
-) -> None:
-    """Close the gate of one scope for one reason; no claim passes it once `tx` commits."""
-    await tx.execute(
-        _SUSPEND,
-        {
-            "workspace": workspace_id, "scope": scope, "ref": ref, "reason": reason,
-            "until": until, "opened_by": opened_by, "detail": detail,
-        },
-    )  # fmt: skip
+) -> int:
+    """Close the gate of one scope for one reason; no claim passes it once `tx` commits.
+
+    Returns the suspension's number: an open one of this scope and reason keeps
+    its own, with the later end of the two.
+    """
+    suspension: int = (
+        await tx.execute(
+            _SUSPEND,
+            {
+                "workspace": workspace_id, "scope": scope, "ref": ref, "reason": reason,
+                "until": until, "opened_by": opened_by, "detail": detail,
+            },
+        )
+    ).scalar_one()  # fmt: skip
+    return suspension
 
 
 async def resume(
