@@ -21,6 +21,11 @@ MAX_LANES: Final = 4096
 MAX_RANK: Final = 511
 
 
+def seconds(ms: int) -> int:
+    """Return the due instant that lists keep: up, so that no job leaves its tier early."""
+    return -(-ms // 1000)
+
+
 class Place(NamedTuple):
     """A mailbox's place in one of its pools; at most one per pool.
 

@@ -1,29 +1,52 @@
 """The pacing store on Redis: one script reserves, plain commands tell it what changed."""
 
-from collections.abc import Mapping, Sequence
-from itertools import groupby
+import struct
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from paceline_common.redis import Script
-from paceline_scheduler.pacing.base import Batch, MailboxRecord, Proposal, QueuedJob
+from paceline_scheduler.pacing.base import (
+    Batch,
+    CampaignRoute,
+    MailboxRecord,
+    Match,
+    Mode,
+    Proposal,
+    QueuedJob,
+    seconds,
+)
 
-_KEYS: Final = ("meta", "incoming", "ready", "idle", "mailbox", "due", "queue", "turn", "route")
-_FIELDS: Final = 6
+_KEYS: Final = (
+    "meta", "incoming", "ready", "free", "held", "mailbox", "due", "queue", "turn", "route",
+)  # fmt: skip
+_FIELDS: Final = 9
 _JOBS_PER_MESSAGE: Final = 500
+_MODES: Final[Mapping[Mode, int]] = {
+    "next_in_line": 0, "round_robin": 1, "random": 2, "weighted": 3, "priority": 4,
+}  # fmt: skip
+_MATCHES: Final[Mapping[Match, int]] = {"off": 0, "prefer": 1, "strict": 2}
+
+_pack: Final = msgspec.msgpack.encode
+_Answer = tuple[int, int, int, list[int], list[int]]
+_unpack: Final = msgspec.msgpack.Decoder(_Answer).decode
 
 
-def _batch(answer: list[Any]) -> Batch | None:
-    if not answer:
+def _batch(answer: bytes | None) -> Batch | None:
+    if answer is None:
         return None
-    epoch, now_ms, wake_ms, flat, stale = answer
+    epoch, now_ms, wake_ms, flat, stale = _unpack(answer)
+    # Fields of one kind lie `_FIELDS` apart.
+    columns: list[Any] = [flat[n::_FIELDS] for n in range(_FIELDS)]
+    columns[6] = map(bool, columns[6])
     return Batch(
         epoch=epoch,
         now_ms=now_ms,
         wake_ms=None if wake_ms < 0 else wake_ms,
-        proposals=tuple(Proposal(*flat[n : n + _FIELDS]) for n in range(0, len(flat), _FIELDS)),
+        proposals=tuple(map(Proposal, *columns)),
         stale=tuple(stale),
     )
 
@@ -40,53 +63,76 @@ class RedisPacing:
         self._reserve = Script("paceline_scheduler", "pacing/reserve_batch.lua", _batch)
         self.clock_ms: int | None = None
 
-    async def reserve(self, workspace_id: int, draws: Sequence[float]) -> Batch | None:
+    async def reserve(
+        self, workspace_id: int, draws: Sequence[float], picks: Sequence[float]
+    ) -> Batch | None:
         now = "" if self.clock_ms is None else self.clock_ms
-        return await self._reserve(
-            self._client,
-            [_key(workspace_id, name) for name in _KEYS],
-            [len(draws), msgspec.msgpack.encode(draws), now],
-        )
+        try:
+            return await self._reserve(
+                self._client,
+                [_key(workspace_id, name) for name in _KEYS],
+                [len(draws), _pack((draws, picks)), now],
+            )
+        except ResponseError as error:
+            # A part of the state is missing; the script has closed the rest.
+            if str(error).startswith("LOST "):
+                return None
+            raise
 
     async def push(self, workspace_id: int, jobs: Sequence[QueuedJob], now_ms: int) -> None:
-        due = [job for job in jobs if job.due_ms <= now_ms]
-        later = {f"{job.queue}:{job.job_id}": job.due_ms for job in jobs if job.due_ms > now_ms}
-        messages: list[Any] = []
-        # Of one list the order holds; `due` is as given.
-        for queue, group in groupby(sorted(due, key=lambda job: job.queue), lambda job: job.queue):
-            ids = [job.job_id for job in group]
-            messages += [
-                ("q", queue, ids[n : n + _JOBS_PER_MESSAGE])
-                for n in range(0, len(ids), _JOBS_PER_MESSAGE)
-            ]
+        lists: dict[tuple[int, int, int], list[tuple[int, int]]] = {}
+        later: dict[bytes, int] = {}
+        for job in jobs:
+            mailbox = job.mailbox_id or 0
+            # Only that mailbox may send it, whatever the host.
+            name = (mailbox, job.campaign_id, 0 if mailbox else job.host)
+            if job.due_ms > now_ms:
+                later[struct.pack(">QQBQ", *name, job.job_id)] = job.due_ms
+            else:
+                lists.setdefault(name, []).append((job.job_id, seconds(job.due_ms)))
         if later:
             await self._client.zadd(_key(workspace_id, "due"), later)
-        await self._tell(workspace_id, messages)
-
-    async def put_back(self, workspace_id: int, refused: Sequence[Proposal]) -> None:
-        ordered = sorted(refused, key=lambda one: one.queue)
         await self._tell(
             workspace_id,
             [
-                ("f", queue, [one.job_id for one in group])
-                for queue, group in groupby(ordered, lambda one: one.queue)
+                ("q", *name, _text(blob))
+                for name, waiting in lists.items()
+                for blob in _chunks(waiting)
+            ],
+        )
+
+    async def put_back(self, workspace_id: int, refused: Sequence[Proposal]) -> None:
+        lists: dict[tuple[int, int, int], list[tuple[int, int]]] = {}
+        for one in refused:
+            name = (one.mailbox_id if one.sticky else 0, one.campaign_id, one.host)
+            lists.setdefault(name, []).append((one.job_id, seconds(one.due_ms)))
+        await self._tell(
+            workspace_id,
+            [
+                ("f", *name, _text(blob))
+                for name, jobs in lists.items()
+                for blob in reversed(list(_chunks(jobs)))
             ],
         )
 
     async def set_mailboxes(self, workspace_id: int, records: Sequence[MailboxRecord]) -> None:
         await self._tell(
             workspace_id,
-            [("m", one.mailbox_id, one.eligible_ms, _fields(one)) for one in records],
+            [("m", one.mailbox_id, one.eligible_ms, _record(one)) for one in records],
         )
 
     async def drop_mailboxes(self, workspace_id: int, mailbox_ids: Sequence[int]) -> None:
         await self._tell(workspace_id, [("x", mailbox_id) for mailbox_id in mailbox_ids])
 
-    async def set_rotation(self, workspace_id: int, campaigns: Mapping[int, Sequence[int]]) -> None:
-        await self._tell(workspace_id, [("t", [(one, campaigns[one]) for one in campaigns])])
+    async def set_rotation(self, workspace_id: int, campaigns: Sequence[CampaignRoute]) -> None:
+        routes: list[Any] = []
+        for one in campaigns:
+            routes += (one.campaign_id, _text(_route(one)))
+        await self._tell(workspace_id, [("t", routes)])
 
     async def clear(self, workspace_id: int) -> None:
-        await self._client.delete(*(_key(workspace_id, name) for name in _KEYS))
+        # Not `del`: a million jobs are freed beside the next commands.
+        await self._client.unlink(*(_key(workspace_id, name) for name in _KEYS))
 
     async def open(self, workspace_id: int, epoch: int) -> None:
         await self._client.hset(_key(workspace_id, "meta"), "epoch", str(epoch))
@@ -99,17 +145,62 @@ class RedisPacing:
 
     async def _tell(self, workspace_id: int, messages: Sequence[Any]) -> None:
         if messages:
-            await self._client.rpush(
-                _key(workspace_id, "incoming"), *map(msgspec.msgpack.encode, messages)
-            )
+            await self._client.rpush(_key(workspace_id, "incoming"), *map(_pack, messages))
+
+
+def _text(blob: bytes) -> msgspec.Raw:
+    # Redis's msgpack is older than its type for bytes: a string holds them.
+    return msgspec.Raw(b"\xdb" + len(blob).to_bytes(4, "big") + blob)
 
 
 def _key(workspace_id: int, name: str) -> str:
     return f"pace:{{{workspace_id}}}:{name}"
 
 
-def _fields(one: MailboxRecord) -> tuple[Any, ...]:
-    return (
+def _chunks(jobs: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+    """Yield (job, due s) as chunks of a list, as the script's header describes them."""
+    for n in range(0, len(jobs), _JOBS_PER_MESSAGE):
+        part = jobs[n : n + _JOBS_PER_MESSAGE]
+        first, first_due = part[0]
+        flat = [value for job, due in part for value in (job - first, due - first_due)]
+        try:
+            yield struct.pack(f"<qI{len(flat)}i", first, first_due, *flat)
+        except struct.error:
+            # Ids or instants further apart than a chunk can say.
+            half = len(part) // 2
+            yield from _chunks(part[:half])
+            yield from _chunks(part[half:])
+
+
+def _record(one: MailboxRecord) -> list[int]:
+    values = [
         one.next_ms, one.cadence_ms, one.jitter_min_ms, one.jitter_max_ms, one.grace_ms,
-        one.lead_ms, one.open_from_ms, one.open_until_ms, one.left, one.pools,
-    )  # fmt: skip
+        one.lead_ms, one.open_from_ms, one.open_until_ms, one.left, one.klass, 0, 0,
+    ]  # fmt: skip
+    for place in one.places:
+        values += (place.lane, place.pool_id, _MODES[place.mode], place.key, 0)
+    return values
+
+
+def _route(one: CampaignRoute) -> bytes:
+    return _pack(
+        (
+            _MATCHES[one.match],
+            sorted(one.classes),
+            [
+                (
+                    -1 if tier.after_ms is None else tier.after_ms,
+                    [
+                        (
+                            pool.pool_id,
+                            _MODES[pool.mode],
+                            [value for lane in pool.lanes for value in lane],
+                            pool.ranks,
+                        )
+                        for pool in tier.pools
+                    ],
+                )
+                for tier in one.tiers
+            ],
+        )
+    )
