@@ -190,7 +190,16 @@ async def test_a_report_and_a_refusal_count_once_each_in_their_columns(
     assert kept == {"delivered": 1, "recent_sends": 3}
 
 
-async def test_five_hard_refusals_cool_the_mailbox_down_and_requeue_nothing_else(
+async def test_refusals_are_sends_that_make_a_mailbox_known_but_deliver_nothing(
+    health: Health, clock: ManualClock, db: Database, world: World
+) -> None:
+    soft: Sequence[Volume] = ["soft"] * 20
+    await record(health, db, world, *soft, at=clock.now(), refused=True)
+
+    assert told(world) == [(1, 85, 0)]
+
+
+async def test_five_hard_refusals_cool_the_mailbox_down(
     classifier: Classifier, clock: ManualClock, db: Database, world: World
 ) -> None:
     refusals = [rejected(world, await world.sent()) for _ in range(5)]
