@@ -147,7 +147,13 @@ class Engine:
     def _add(self, plan: WorkspacePlan, base: int) -> None:
         pools = cast("Mapping[int, Mode]", plan.pools)
         pacer = Pacer(plan.workspace_id, self._rng, pools, self._gates)
-        ours = _Workspace(plan, pacer, {one.campaign_id: one for one in plan.campaigns}, {}, base)
+        ours = _Workspace(
+            plan,
+            pacer,
+            {one.campaign_id: one for one in plan.campaigns},
+            {},
+            base,
+        )
         self._workspaces.append(ours)
         for campaign in plan.campaigns:
             self.events.fact(
@@ -190,6 +196,7 @@ class Engine:
     def _enroll(self, what: tuple[_Workspace, int, int]) -> None:
         """Enroll new leads; some are known from another campaign already."""
         ours, campaign, count = what
+        matches = ours.campaigns[campaign].match != "off"
         jobs = []
         draw = self._rng.random
         due = to_ms(sequence.first_due(to_datetime(self._now), None))
@@ -205,7 +212,7 @@ class Engine:
                 self._state[n] = _ENDED
                 continue
             self._state[n] = _QUEUED
-            jobs.append(QueuedJob(n << 4, campaign, None, due, _host(address)))
+            jobs.append(QueuedJob(n << 4, campaign, None, due, _host(address) if matches else 0))
         ours.enrolled += count
         ours.pacer.shard.push(jobs, self._now)
         self._wake(ours)
@@ -402,18 +409,16 @@ class Engine:
     def _push(self, ours: _Workspace, enrollment: int) -> None:
         """Tell the pacing store of a queued job."""
         sticky = self._state[enrollment] == _STICKY
-        ours.pacer.shard.push(
-            [
-                QueuedJob(
-                    enrollment << 4 | self._step[enrollment] - 1,
-                    self._campaign[enrollment],
-                    self._mailbox[enrollment] if sticky else None,
-                    self._due_at[enrollment],
-                    _host(self._address[enrollment]),
-                )
-            ],
-            self._now,
+        campaign = self._campaign[enrollment]
+        matches = not sticky and ours.campaigns[campaign].match != "off"
+        job = QueuedJob(
+            enrollment << 4 | self._step[enrollment] - 1,
+            campaign,
+            self._mailbox[enrollment] if sticky else None,
+            self._due_at[enrollment],
+            _host(self._address[enrollment]) if matches else 0,
         )
+        ours.pacer.shard.push([job], self._now)
         self._wake(ours, max(self._now, self._due_at[enrollment]))
 
     def _schedule(self, ours: _Workspace, enrollment: int, due: int) -> None:

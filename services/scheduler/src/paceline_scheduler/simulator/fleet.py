@@ -362,7 +362,7 @@ class _Workspace:
 
     def _pools(self, plans: Sequence[MailboxPlan]) -> dict[int, str]:
         """Spread the mailboxes over pools; the last pool is the reserve, with all nodes."""
-        count = max(2, min(6, len(plans) // 20))
+        count = max(2, min(5, len(plans) // 20))
         first = self._id * 100
         pools = {first + n: _MODES[(self._id + n) % len(_MODES)] for n in range(count)}
         for n, one in enumerate(plans):
