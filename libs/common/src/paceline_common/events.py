@@ -174,13 +174,17 @@ class CampaignChanged(Event, frozen=True, kw_only=True):
 
 
 class MailboxProbed(Event, frozen=True, kw_only=True):
-    """One leg of a saved mailbox was tested."""
+    """One leg of a saved mailbox was tested.
+
+    `detail` is the server's own words, free of secrets and of addresses.
+    """
 
     mailbox_id: str
     leg: Literal["send", "read"]
     ok: bool
     probed_at: datetime
     code: str | None = None
+    detail: str | None = None
 
 
 class MailboxHealthChanged(Event, frozen=True, kw_only=True):

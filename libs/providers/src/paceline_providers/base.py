@@ -263,6 +263,15 @@ async def probe(provider: Provider, address: str, message: bytes) -> ProbeResult
         await session.close()
 
 
+async def handshake(provider: Provider) -> ProbeResult:
+    """Connect and sign in as for a submission, and take leave: nothing is sent."""
+    session = await provider.open()
+    if isinstance(session, Unsent):
+        return _probed(session)
+    await session.close()
+    return probe_result("ok", "signed in")
+
+
 def _probed(outcome: Outcome) -> ProbeResult:
     match outcome:
         case Accepted():

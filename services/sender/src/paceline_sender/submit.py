@@ -31,6 +31,7 @@ from paceline_sender.domain.outcome import (
     Hold,
     decide,
     trim,
+    without_addresses,
 )
 from paceline_sender.domain.schedule import ClockReading, PostgresClock
 from paceline_sender.facts import facts
@@ -412,8 +413,8 @@ class Submitter:
                     subject=job.mailbox,
                     code=hold.reason,
                     severity="warning" if hold.until else "error",
-                    # The server's words may quote an address; they stay in the suspension.
-                    detail=REMEDIES[hold.reason],
+                    # The server's words, whole, stay in the suspension: they may quote an address.
+                    detail=without_addresses(hold.detail),
                     raised_at=now,
                 ),
                 traceparent=job.traceparent,
