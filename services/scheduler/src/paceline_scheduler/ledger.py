@@ -12,9 +12,19 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
 import msgspec
+from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paceline_common.db import Database, Queries
+from paceline_scheduler.domain.eligibility import Stretch
+from paceline_scheduler.domain.hold import Hold
+
+OPEN: Final = "open"
+# Columns of `load_budgets.sql` that the rules are read from, and what else the decision rests on.
+_NOTED: Final = (
+    "policy", "timezone", "provider", "country", "region", "connected_at", "cadence_ms",
+    "hour_cap", "ceiling", "types", "health", "stage", "domain_cap",
+)  # fmt: skip
 
 Scope = Literal["mailbox", "job", "campaign"]
 
@@ -35,6 +45,27 @@ class Noted:
     reason: str
     until: datetime | None = None
     inputs: Mapping[str, Any] = field(default_factory=dict)
+
+
+def of_mailbox(row: Row[Any], found: Stretch | Hold) -> Noted:
+    """Return the decision about a mailbox, a row of `load_budgets.sql`, that `found` says.
+
+    In force are either the hold, up to its end, or `open` up to the stretch's. The
+    settings are noted as they were, so that `policy.read` understands the inputs;
+    `opens` and `closes` are the stretch that was compiled, `day_cap` is its day's.
+    """
+    inputs = {name: row._mapping[name] for name in _NOTED}
+    inputs["throttled"] = row.throttled_until is not None and row.throttled_until > row.db_now
+    if isinstance(found, Stretch):
+        inputs |= {
+            "opens": found.start, "closes": found.end, "day_cap": found.day_cap,
+            "ends_by": found.ends_by,
+        }  # fmt: skip
+        if found.closed_by is None:
+            return Noted("mailbox", row.mailbox_id, OPEN, found.end, inputs)
+        found = found.closed_by
+    inputs["limit"] = found.limit
+    return Noted("mailbox", row.mailbox_id, found.reason, found.until, inputs)
 
 
 class Ledger:
