@@ -35,8 +35,14 @@ def subscriptions(
     )
     yield Subscription(topic=topics.SEND_DEFERRED, handler=outcomes.deferred, dedupe=False)
     yield Subscription(topic=topics.SEND_IN_DOUBT, handler=outcomes.in_doubt, dedupe=False)
+    yield Subscription(
+        topic=topics.WORKSPACE_CHANGED, handler=changes.workspace_changed, dedupe=False
+    )
     yield Subscription(topic=topics.MAILBOX_CHANGED, handler=changes.mailbox_changed, dedupe=False)
     yield Subscription(topic=topics.MAILBOX_PROBED, handler=changes.mailbox_probed)
+    yield Subscription(
+        topic=topics.MAILBOX_HEALTH_CHANGED, handler=changes.health_changed, dedupe=False
+    )
     yield Subscription(
         topic=topics.CAMPAIGN_CHANGED,
         handler=changes.campaign_changed,

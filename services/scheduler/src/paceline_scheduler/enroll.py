@@ -1,7 +1,8 @@
 """`lead-enrolled` becomes address, lead, enrollment, first job and receipt."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
@@ -15,6 +16,10 @@ from paceline_common.db import Queries
 from paceline_common.db.session import after_commit
 from paceline_common.events import LeadEnrolled
 from paceline_common.kafka.subscribe import Delivery, EventFault
+from paceline_scheduler.campaigns import Campaigns
+from paceline_scheduler.contact import Known, load_known, pressure
+from paceline_scheduler.domain.contact import Sibling, must_wait, not_before
+from paceline_scheduler.shaping import Shaper
 
 # What a campaign can be when nobody may enter it any more.
 _OVER: Final = frozenset({"stopped", "finished", "archived"})
@@ -32,6 +37,14 @@ class _Asked:
     email: str
     address_hash: bytes
     domain_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where an accepted request goes: held back for another campaign, or not before an instant."""
+
+    hold: bool
+    not_before: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +68,16 @@ class Enroller:
         queries: Queries,
         hasher: Callable[[], Any],
         wake: Callable[[], None],
+        policies: Campaigns,
+        shaper: Shaper,
         *,
         accept_test_domains: bool = False,
     ) -> None:
         self._queries = queries
         self._hasher = hasher
         self._wake = wake
+        self._policies = policies
+        self._shaper = shaper
         self._accept_test_domains = accept_test_domains
 
     async def enroll(self, tx: AsyncConnection, deliveries: Sequence[Lead]) -> None:
@@ -178,6 +195,15 @@ class Enroller:
             bodies = [one.delivery.body for one in accepted]
             places = [campaigns[one.delivery.workspace_id, one.campaign_id] for one in accepted]
             workspaces = [one.delivery.workspace_id for one in accepted]
+            domains = [numbers[one.delivery.workspace_id, one.domain_hash] for one in accepted]
+            placed = await self._places(
+                tx,
+                [
+                    (one, numbers[one.delivery.workspace_id, one.address_hash], campaign)
+                    for one, campaign in zip(accepted, places, strict=True)
+                ],
+            )
+            await self._shaper.meet(tx, zip(workspaces, domains, strict=True))
             await tx.execute(
                 self._queries["enroll_leads"],
                 {
@@ -188,9 +214,7 @@ class Enroller:
                     "addresses": [
                         numbers[one.delivery.workspace_id, one.address_hash] for one in accepted
                     ],
-                    "domains": [
-                        numbers[one.delivery.workspace_id, one.domain_hash] for one in accepted
-                    ],
+                    "domains": domains,
                     "emails": [one.email for one in accepted],
                     "first_names": [body.first_name for body in bodies],
                     "last_names": [body.last_name for body in bodies],
@@ -201,10 +225,38 @@ class Enroller:
                     "rows": [body.row for body in bodies],
                     "steps": [place.first_step for place in places],
                     "start_ats": [place.start_at for place in places],
+                    "not_befores": [one.not_before for one in placed],
+                    "holds": [one.hold for one in placed],
                     "traceparents": [one.delivery.traceparent for one in accepted],
                 },
             )
         return answers
+
+    async def _places(
+        self, tx: AsyncConnection, asked: Sequence[tuple[_Asked, int, Row[Any]]]
+    ) -> list[_Place]:
+        """Decide on contact pressure. In: requests with address and campaign, their addresses
+        locked; of several for one lead the later ones see the earlier."""
+        keys = {(one.delivery.workspace_id, address) for one, address, _ in asked}
+        known = await load_known(tx, self._queries, keys)
+        places: list[_Place] = []
+        for one, address, campaign in asked:
+            key = (one.delivery.workspace_id, address)
+            rules = pressure(campaign)
+            lead = known.get(key, Known())
+            hold = must_wait(one.campaign_id, rules, lead.siblings)
+            places.append(
+                _Place(
+                    hold,
+                    not_before(
+                        one.campaign_id, rules, lead.contacted_at, lead.contacted_campaign_id
+                    ),
+                )
+            )
+            if one.campaign_id not in {sibling.campaign_id for sibling in lead.siblings}:
+                new = Sibling(0, one.campaign_id, True, not campaign.allow_parallel, hold)
+                known[key] = replace(lead, siblings=(*lead.siblings, new))
+        return places
 
     async def _campaigns(
         self, tx: AsyncConnection, asked: Sequence[_Asked]
@@ -214,6 +266,8 @@ class Enroller:
             "workspaces": [workspace for workspace, _ in wanted],
             "campaigns": [campaign for _, campaign in wanted],
         }
+        # First: what locks the gates of changed campaigns comes before what shares them.
+        await self._policies.refresh(tx, pairs["campaigns"])
         rows = (await tx.execute(self._queries["load_campaigns"], pairs)).all()
         campaigns = {(row.workspace_id, row.campaign_id): row for row in rows}
         for workspace, campaign in wanted:
@@ -228,7 +282,7 @@ class Enroller:
             for gate in (
                 (workspace, "workspace", workspace),
                 (workspace, "campaign", campaign),
-                *((workspace, "pool", pool) for tier in row.tiers for pool in tier),
+                *((workspace, "pool", pool) for tier in row.tiers for pool in tier["pools"]),
             )
         ]
         await tx.execute(

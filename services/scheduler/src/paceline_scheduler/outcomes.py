@@ -1,7 +1,7 @@
 """What became of submissions moves enrollments on, or ends them."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -12,16 +12,29 @@ from paceline_common.db import Outbox, Queries
 from paceline_common.db.session import after_commit
 from paceline_common.events import Bounced, Replied, SendDeferred, SendInDoubt, Sent
 from paceline_common.kafka.subscribe import Delivery
+from paceline_scheduler.contact import Holds, load_colleagues
 from paceline_scheduler.domain import sequence
 
 
 class Outcomes:
-    """Handlers of the events about jobs; each is idempotent on the rows it changes."""
+    """Handlers of the events about jobs; each is idempotent on the rows it changes.
 
-    def __init__(self, queries: Queries, outbox: Outbox, wake: Callable[[], None]) -> None:
+    `free_mail` are the recipient domains that belong to no company.
+    """
+
+    def __init__(
+        self,
+        queries: Queries,
+        outbox: Outbox,
+        wake: Callable[[], None],
+        holds: Holds,
+        free_mail: Container[str],
+    ) -> None:
         self._queries = queries
         self._outbox = outbox
         self._wake = wake
+        self._holds = holds
+        self._free_mail = free_mail
 
     async def sent(self, tx: AsyncConnection, deliveries: Sequence[Delivery[Sent]]) -> None:
         """Create the next step's job, or finish the enrollment after its last step."""
@@ -66,12 +79,21 @@ class Outcomes:
                 "traceparents": [told[row.workspace_id, row.job_id].traceparent for row in rows],
             },
         )
-        over = [row for row, one in zip(rows, following, strict=True) if one is None]
+        await tx.execute(
+            self._queries["note_contacts"],
+            {
+                "workspaces": [row.workspace_id for row in rows],
+                "enrollments": [row.enrollment_id for row in rows],
+                "sent_ats": [told[row.workspace_id, row.job_id].body.sent_at for row in rows],
+            },
+        )
         await self._finish(
             tx,
-            [(row.workspace_id, row.enrollment_id) for row in over if row.state == "active"],
-            "finished",
-            ["sequence_finished"] * len(over),
+            [
+                (row.workspace_id, row.enrollment_id, "finished", "sequence_finished")
+                for row, one in zip(rows, following, strict=True)
+                if one is None and row.state == "active"
+            ],
         )
         after_commit(tx, "pacer", self._wake)
 
@@ -80,16 +102,22 @@ class Outcomes:
         named = [one for one in deliveries if one.body.enrollment_id is not None]
         await self._finish(
             tx,
-            [_enrollment(one) for one in named],
-            "bounced",
-            [f"{one.body.bounce_class}_bounce" for one in named],
+            [(*_enrollment(one), "bounced", f"{one.body.bounce_class}_bounce") for one in named],
         )
 
     async def replied(self, tx: AsyncConnection, deliveries: Sequence[Delivery[Replied]]) -> None:
-        """End enrollments that a human answered."""
-        named = [one for one in deliveries if one.body.enrollment_id is not None]
+        """End enrollments that a human answered, and where wanted all others of the company."""
+        answered = [_enrollment(one) for one in deliveries if one.body.enrollment_id is not None]
+        if not answered:
+            return
+        others = await load_colleagues(tx, self._queries, self._free_mail, answered)
+        # In one go: enrollments are locked in one order.
         await self._finish(
-            tx, [_enrollment(one) for one in named], "replied", ["human_reply"] * len(named)
+            tx,
+            [
+                *((*key, "replied", "human_reply") for key in answered),
+                *((*key, "stopped", "company_replied") for key in others),
+            ],
         )
 
     async def deferred(
@@ -140,25 +168,21 @@ class Outcomes:
             )
         return delays
 
-    async def _finish(
-        self,
-        tx: AsyncConnection,
-        enrollments: Sequence[tuple[int, int]],
-        state: str,
-        reasons: Sequence[str],
-    ) -> None:
-        if not enrollments:
+    async def _finish(self, tx: AsyncConnection, ends: Sequence[tuple[int, int, str, str]]) -> None:
+        """End enrollments: (workspace, enrollment, state, reason)."""
+        if not ends:
             return
         await tx.execute(
             self._queries["finish_enrollments"],
             {
-                "workspaces": [workspace for workspace, _ in enrollments],
-                "enrollments": [enrollment for _, enrollment in enrollments],
-                "states": [state] * len(enrollments),
-                "reasons": list(reasons[: len(enrollments)]),
+                "workspaces": [workspace for workspace, _, _, _ in ends],
+                "enrollments": [enrollment for _, enrollment, _, _ in ends],
+                "states": [state for _, _, state, _ in ends],
+                "reasons": [reason for _, _, _, reason in ends],
             },
         )
         after_commit(tx, "outbox", self._outbox.wake.set)
+        await self._holds.ended(tx, [(one[0], one[1]) for one in ends])
 
     async def _touch(self, tx: AsyncConnection, enrollments: Sequence[tuple[int, int]]) -> None:
         if enrollments:

@@ -3,6 +3,8 @@
 -- ends by itself, or NULL. Once this commits, no claim within the scope succeeds; leases not yet
 -- claimed go back to the queue with their capacity.
 -- Idempotent per (scope, ref, reason) while open: the later end of the two holds.
+-- A mailbox that failed is tested again, if its policy says so (`recheck`): then the test, not
+-- p_until, ends the suspension. Its leases go elsewhere, unless its policy keeps them (`reroute`).
 -- Returns the suspension id, NULL for an enrollment that does not exist.
 -- Lock order: the gate row, jobs, budgets.
 CREATE OR REPLACE FUNCTION scheduler.suspend(
@@ -15,6 +17,8 @@ DECLARE
     v_now timestamptz;
     v_jobs bigint[];
     v_fences integer[];
+    v_policy jsonb;
+    v_recheck jsonb;
 BEGIN
     IF p_scope = 'enrollment' THEN
         PERFORM 1 FROM enrollment AS e
@@ -43,6 +47,21 @@ BEGIN
     IF FOUND THEN
         RETURN v_id;
     END IF;
+    IF p_scope = 'mailbox' AND is_node_failure(p_reason) THEN
+        SELECT b.policy INTO v_policy FROM mailbox_budget AS b
+        WHERE (b.workspace_id, b.mailbox_id) = (p_workspace, p_ref);
+        v_recheck := recheck_of(v_policy, p_reason, p_detail);
+    END IF;
+    IF v_recheck IS NOT NULL THEN
+        p_until := NULL;
+        INSERT INTO node_recheck AS r (workspace_id, mailbox_id, reason, every_s, next_at, until)
+        VALUES (p_workspace, p_ref, p_reason, (v_recheck ->> 'every_s')::integer,
+            v_now + (v_recheck ->> 'every_s')::float8 * interval '1 s',
+            v_now + (v_recheck ->> 'for_s')::float8 * interval '1 s')
+        ON CONFLICT (workspace_id, mailbox_id, reason) DO UPDATE
+        SET every_s = excluded.every_s, next_at = excluded.next_at, until = excluded.until,
+            attempts = 0, last_code = NULL;
+    END IF;
     INSERT INTO suspension (workspace_id, scope, ref, reason, detail, until, opened_by)
     VALUES (p_workspace, p_scope, p_ref, p_reason, p_detail, p_until, p_opened_by)
     RETURNING suspension_id INTO v_id;
@@ -65,6 +84,10 @@ BEGIN
         ORDER BY j.job_id
         FOR UPDATE OF j
     ) AS j;
+    IF v_policy -> 'reroute' = 'false' THEN
+        UPDATE send_job AS j SET sticky = true
+        WHERE j.workspace_id = p_workspace AND j.job_id = ANY (v_jobs) AND j.pool_id IS NOT NULL;
+    END IF;
     PERFORM requeue_jobs(array_fill(p_workspace, ARRAY[coalesce(cardinality(v_jobs), 0)]),
         v_jobs, v_fences, 'suspended');
 
@@ -96,6 +119,9 @@ BEGIN
         AND s.closed_at IS NULL AND (p_reason IS NULL OR s.reason = p_reason);
     GET DIAGNOSTICS v_closed = ROW_COUNT;
     IF v_closed > 0 THEN
+        DELETE FROM node_recheck AS r
+        WHERE p_scope = 'mailbox' AND (r.workspace_id, r.mailbox_id) = (p_workspace, p_ref)
+            AND (p_reason IS NULL OR r.reason = p_reason);
         INSERT INTO pace_change (workspace_id, scope, ref) VALUES (p_workspace, p_scope, p_ref);
         PERFORM emit_audit(p_workspace, 'suspension.closed', p_closed_by,
             scope_id(p_workspace, p_scope, p_ref),

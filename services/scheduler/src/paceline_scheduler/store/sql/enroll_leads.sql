@@ -1,6 +1,7 @@
 -- Purpose: leads, enrollments, first jobs and receipts for accepted requests, as one set.
 -- In: one array entry per request, its addresses locked and not suppressed. A known lead gets the
--- newest values; a campaign that has the lead already answers duplicate.
+-- newest values; a campaign that has the lead already answers duplicate. `hold`: another campaign has
+-- the lead, so no job is made yet; `not_before`: the days between two campaigns.
 -- Out: outcome and enrollment per request, in order.
 WITH asked AS MATERIALIZED (
     SELECT *
@@ -10,10 +11,11 @@ WITH asked AS MATERIALIZED (
         CAST(:emails AS text[]), CAST(:first_names AS text[]), CAST(:last_names AS text[]),
         CAST(:companies AS text[]), CAST(:timezones AS text[]), CAST(:fields AS text[]),
         CAST(:imports AS bigint[]), CAST(:rows AS integer[]), CAST(:steps AS integer[]),
-        CAST(:start_ats AS timestamptz[]), CAST(:traceparents AS text[])
+        CAST(:start_ats AS timestamptz[]), CAST(:not_befores AS timestamptz[]),
+        CAST(:holds AS boolean[]), CAST(:traceparents AS text[])
     ) WITH ORDINALITY AS u(workspace_id, source, event_id, campaign_id, address_id, domain_id,
         email, first_name, last_name, company, timezone, fields, import_id, row_number, step,
-        start_at, traceparent, n)
+        start_at, not_before, hold, traceparent, n)
 ), leads AS (
     INSERT INTO scheduler.lead AS l (
         workspace_id, address_id, domain_id, email, first_name, last_name, company, timezone,
@@ -33,10 +35,11 @@ WITH asked AS MATERIALIZED (
     RETURNING l.workspace_id, l.lead_id, l.address_id
 ), enrollments AS (
     INSERT INTO scheduler.enrollment AS e (
-        workspace_id, campaign_id, lead_id, address_id, domain_id, step, job_id)
+        workspace_id, campaign_id, lead_id, address_id, domain_id, step, contact_hold, job_id)
     SELECT DISTINCT ON (a.workspace_id, l.lead_id, a.campaign_id)
         a.workspace_id, a.campaign_id, l.lead_id, a.address_id, a.domain_id, coalesce(a.step, 1),
-        CASE WHEN a.step IS NOT NULL
+        a.hold,
+        CASE WHEN a.step IS NOT NULL AND NOT a.hold
             THEN nextval(pg_get_serial_sequence('scheduler.send_job', 'job_id')) END
     FROM asked AS a
     JOIN leads AS l USING (workspace_id, address_id)
@@ -51,9 +54,12 @@ WITH asked AS MATERIALIZED (
     GROUP BY e.workspace_id, e.enrollment_id, e.job_id
 ), jobs AS (
     INSERT INTO scheduler.send_job (
-        workspace_id, job_id, enrollment_id, campaign_id, step, due_at, traceparent)
+        workspace_id, job_id, enrollment_id, campaign_id, step, due_at, reason, traceparent)
     SELECT f.workspace_id, f.job_id, f.enrollment_id, a.campaign_id, a.step,
-        greatest(clock_timestamp(), a.start_at), a.traceparent
+        greatest(clock_timestamp(), a.start_at, a.not_before),
+        CASE WHEN a.not_before > greatest(clock_timestamp(), a.start_at)
+            THEN 'min_days_between' END,
+        a.traceparent
     FROM first AS f JOIN asked AS a ON a.n = f.n
     WHERE f.job_id IS NOT NULL
     ORDER BY f.n

@@ -1,0 +1,22 @@
+-- Purpose: note when leads were written to last, and by which campaign. Their enrollments are locked.
+UPDATE scheduler.lead AS l
+SET contacted_at = h.sent_at, contacted_campaign_id = h.campaign_id
+FROM (
+    SELECT l.workspace_id, l.lead_id, u.sent_at, u.campaign_id
+    FROM (
+        SELECT DISTINCT ON (e.workspace_id, e.lead_id) e.workspace_id, e.lead_id, e.campaign_id,
+            u.sent_at
+        FROM unnest(
+            CAST(:workspaces AS bigint[]), CAST(:enrollments AS bigint[]),
+            CAST(:sent_ats AS timestamptz[])
+        ) AS u(workspace_id, enrollment_id, sent_at)
+        JOIN scheduler.enrollment AS e USING (workspace_id, enrollment_id)
+        ORDER BY e.workspace_id, e.lead_id, u.sent_at DESC
+    ) AS u
+    JOIN scheduler.lead AS l USING (workspace_id, lead_id)
+    WHERE l.contacted_at IS NULL OR l.contacted_at < u.sent_at
+    ORDER BY l.workspace_id, l.lead_id
+    FOR NO KEY UPDATE OF l
+) AS h
+WHERE (l.workspace_id, l.lead_id) = (h.workspace_id, h.lead_id)
+    AND (l.contacted_at IS NULL OR l.contacted_at < h.sent_at)
