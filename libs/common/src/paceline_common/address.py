@@ -17,6 +17,7 @@ _DOMAIN_MAX: Final = 253
 _LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 # White space, control and format characters, surrogates, unassigned.
 _UNPRINTABLE: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zs", "Zl", "Zp"})
+_QUOTED: Final = re.compile(r"<?[^\s<>\"'(),;]+@[^\s<>\"'(),;]+>?")
 
 
 class InvalidAddress(ValueError):
@@ -58,6 +59,11 @@ def normalise_domain(domain: str) -> str:
     if len(text) > _DOMAIN_MAX or not all(_LABEL.fullmatch(part) for part in text.split(".")):
         raise InvalidAddress("the domain has an empty, too long or forbidden label")
     return text
+
+
+def without_addresses(text: str) -> str:
+    """Return a server's words as everybody may read them: without the addresses that they quote."""
+    return _QUOTED.sub("<address>", text)
 
 
 class AddressHasher:

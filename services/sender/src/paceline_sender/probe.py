@@ -12,6 +12,7 @@ from pydantic import Base64Bytes, BaseModel, Field
 from sqlalchemy import Row, text
 
 from paceline_common import events, ids, topics
+from paceline_common.address import without_addresses
 from paceline_common.clock import Clock
 from paceline_common.db.outbox import Outbox, Outgoing
 from paceline_common.db.session import Database
@@ -21,7 +22,7 @@ from paceline_common.keys import KeyService, SealBroken
 from paceline_providers import base
 from paceline_providers.base import ProbeResult
 from paceline_sender.domain.message import is_address
-from paceline_sender.domain.outcome import REMEDIES, trim, without_addresses
+from paceline_sender.domain.outcome import REMEDIES, trim
 from paceline_sender.transport import Account, SmtpTransport
 
 # A mailbox being connected has no row yet: its draft's id was drawn before.

@@ -16,6 +16,7 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paceline_common import events, failpoints, telemetry, topics
+from paceline_common.address import without_addresses
 from paceline_common.clock import Clock
 from paceline_common.db.outbox import Outbox, Outgoing
 from paceline_common.db.session import Database
@@ -31,7 +32,6 @@ from paceline_sender.domain.outcome import (
     Hold,
     decide,
     trim,
-    without_addresses,
 )
 from paceline_sender.domain.schedule import ClockReading, PostgresClock
 from paceline_sender.facts import facts

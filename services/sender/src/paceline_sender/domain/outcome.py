@@ -7,7 +7,6 @@ accepted is ever tried again.
 """
 
 import random
-import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
@@ -22,7 +21,6 @@ HoldReason = Literal[
 ]
 
 MAX_TEXT: Final = 1000
-_ADDRESS: Final = re.compile(r"<?[^\s<>\"']+@[^\s<>\"']+>?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +152,6 @@ def trim(text: str | None) -> str | None:
     if text is None:
         return None
     return "".join(c if c.isprintable() else " " for c in text)[:MAX_TEXT].strip()
-
-
-def without_addresses(text: str) -> str:
-    """Return a server's words as others may read them: without the addresses that they quote."""
-    return _ADDRESS.sub("<address>", text)
 
 
 REMEDIES: Final[dict[HoldReason, str]] = {
