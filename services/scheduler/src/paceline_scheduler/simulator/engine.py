@@ -18,10 +18,9 @@ from typing import Any, Final, cast
 
 from paceline_scheduler import policy
 from paceline_scheduler.domain import sequence, stickiness
-from paceline_scheduler.domain.rotation import Mode
 from paceline_scheduler.domain.rules import TYPES as TYPE_BITS
 from paceline_scheduler.domain.rules import Rules
-from paceline_scheduler.pacing.base import Match, Proposal, QueuedJob
+from paceline_scheduler.pacing.base import Match, Mode, Proposal, QueuedJob
 from paceline_scheduler.simulator.budget import EPOCH, Account, Budget, to_datetime, to_ms
 from paceline_scheduler.simulator.events import TYPES, EventList
 from paceline_scheduler.simulator.fleet import (
@@ -164,11 +163,8 @@ class Engine:
                 campaign.campaign_id,
                 TYPE_BITS[campaign.type],
                 campaign.min_health,
-                tuple(
-                    (pools, None if after is None else 1000 * after)
-                    for pools, after in campaign.tiers
-                ),
                 cast("Match", campaign.match),
+                [{"pools": pools, "after_s": after} for pools, after in campaign.tiers],
             )
             for at, count in campaign.arrivals:
                 self._at(at, _WORLD, self._enroll, (ours, campaign.campaign_id, count))
@@ -265,7 +261,7 @@ class Engine:
                 return "job"
             return f"suspended:{scope}"
         campaign = ours.pacer.campaigns[self._campaign[enrollment]]
-        if not mailbox.budget.admits(campaign.type_bit, campaign.min_health):
+        if not mailbox.budget.admits(campaign.type, campaign.min_health):
             return "admission"
         slot, not_after = proposal.slot_ms, proposal.not_after_ms
         reason = mailbox.budget.lease(slot, not_after, spacing, now)
@@ -310,7 +306,7 @@ class Engine:
             state == _ENDED
             or draw < _UNSENT
             or not budget.active
-            or not budget.admits(campaign.type_bit, campaign.min_health)
+            or not budget.admits(campaign.type, campaign.min_health)
             or self._suspended(lease.workspace, mailbox, enrollment, lease.pool) is not None
         ):
             budget.give_back(lease.slot)
@@ -329,7 +325,7 @@ class Engine:
             lease.workspace.plans[budget.mailbox_id].account,
             mailbox.domain,
             campaign.campaign_id,
-            _TYPE_OF[campaign.type_bit],
+            _TYPE_OF[campaign.type],
             lease.pool,
             enrollment,
             self._address[enrollment],
@@ -543,7 +539,7 @@ class Engine:
 
     def _changed(self, ours: _Workspace, mailbox_id: int) -> None:
         """Bring the pacing store in line after a change of one mailbox."""
-        ours.pacer.route()
+        ours.pacer.route(self._now)
         ours.pacer.compile([mailbox_id], self._now)
         self._wake(ours)
 
@@ -593,9 +589,7 @@ class Engine:
         if scope == "enrollment":
             pass
         elif scope in ("campaign", "pool"):
-            if scope == "campaign":
-                pacer.campaigns[ref].is_open = (scope, ref) not in self._gates
-            pacer.route()
+            pacer.route(self._now)
         else:
             moved = [
                 mailbox_id

@@ -1,26 +1,18 @@
 """One workspace's pacing on a virtual clock: compile, propose, lease, as `reserve.py` does live."""
 
 import random
-from bisect import bisect_left
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from typing import Final
+from typing import Any, Final, cast
+
+from sqlalchemy import Row
 
 from paceline_scheduler.domain.eligibility import Stretch, compile_stretch
 from paceline_scheduler.domain.hold import Hold
-from paceline_scheduler.domain.rotation import Mode
-from paceline_scheduler.pacing.base import (
-    CampaignRoute,
-    MailboxRecord,
-    Match,
-    Place,
-    PoolRoute,
-    Proposal,
-    TierRoute,
-)
+from paceline_scheduler.pacing.base import MailboxRecord, Match, Mode, Place, Proposal
 from paceline_scheduler.pacing.memory import Shard
+from paceline_scheduler.routes import Lanes, Members
 from paceline_scheduler.simulator.budget import Budget, to_datetime, to_ms
 
 _BATCH: Final = 16
@@ -37,22 +29,36 @@ class Mailbox:
     host: int
     members: Mapping[int, tuple[int, int, int]]
     klass: int = -1
+    places: tuple[Place, ...] = ()
     # Why it has no stretch now, and until when (ms).
     held_by: str | None = None
     held_until: int | None = None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Campaign:
-    """A campaign and its tiers: pools, with the time after which a due job may leave for the next
-    tier. `is_open`: in rotation."""
+    """A campaign, worded as a row of `load_routes.sql`: `type` is its bit."""
 
     campaign_id: int
-    type_bit: int
+    type: int
     min_health: int
-    tiers: tuple[tuple[tuple[int, ...], int | None], ...]
-    match: Match
-    is_open: bool = True
+    esp_match: Match
+    tiers: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """A mailbox in a pool, worded as a row of `load_pools.sql`."""
+
+    mailbox_id: int
+    pool_id: int
+    rotation: Mode
+    weight: int
+    rank: int
+    position: int
+    types: int
+    host: int
+    health: int | None
 
 
 @dataclass(slots=True)
@@ -66,14 +72,12 @@ class Pacer:
     workspace_id: int
     rng: random.Random
     pools: Mapping[int, Mode]
-    gates: dict[tuple[str, int], int]
+    gates: Mapping[tuple[str, int], int]
     shard: Shard = field(default_factory=Shard)
     mailboxes: dict[int, Mailbox] = field(default_factory=dict)
     campaigns: dict[int, Campaign] = field(default_factory=dict)
-    _classes: dict[tuple[int, tuple[bool, ...], int], int] = field(default_factory=dict)
-    _lanes: dict[tuple[int, int], int] = field(default_factory=dict)
+    _lanes: Lanes = field(default_factory=lambda: Lanes(()))
     _looks: list[tuple[int, int]] = field(default_factory=list)
-    _floors: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.shard.open(1)
@@ -87,22 +91,48 @@ class Pacer:
             or ("workspace", self.workspace_id) in gates
         )
 
-    def route(self) -> None:
-        """Class the mailboxes anew and write which campaigns are in rotation, over which lanes."""
-        self._floors = sorted({one.min_health for one in self.campaigns.values()})
-        moved = [
-            mailbox_id
-            for mailbox_id, mailbox in self.mailboxes.items()
-            if self._class_of(mailbox) != mailbox.klass
+    def route(self, now: int) -> None:
+        """Class the mailboxes anew, compile those that changed their lanes, and write which
+        campaigns are in rotation, over which lanes."""
+        floors = sorted({one.min_health for one in self.campaigns.values()})
+        members = [
+            _Member(
+                mailbox_id,
+                pool,
+                self.pools[pool],
+                weight,
+                rank,
+                position,
+                one.budget.types,
+                one.host,
+                one.budget.health if one.budget.rules.health_floor else None,
+            )
+            for mailbox_id, one in self.mailboxes.items()
+            if one.budget.active
+            for pool, (position, weight, rank) in one.members.items()
+            if ("pool", pool) not in self.gates
         ]
-        for mailbox_id in moved:
+        found = Members.of(cast("Sequence[Row[Any]]", members), floors, self._lanes)
+        moved = []
+        for mailbox_id, klass in found.classes.items():
             mailbox = self.mailboxes[mailbox_id]
-            mailbox.klass = self._class_of(mailbox)
-            for pool in mailbox.members:
-                self._lanes.setdefault((pool, mailbox.klass), len(self._lanes))
+            if (klass, found.places[mailbox_id]) != (mailbox.klass, mailbox.places):
+                mailbox.klass, mailbox.places = klass, found.places[mailbox_id]
+                moved.append(mailbox_id)
         self.shard.set_rotation(
-            [self._route(one) for one in self.campaigns.values() if one.is_open]
+            found.routes(
+                cast(
+                    "Sequence[Row[Any]]",
+                    [
+                        one
+                        for one in self.campaigns.values()
+                        if ("campaign", one.campaign_id) not in self.gates
+                    ],
+                ),
+                self._lanes,
+            )
         )
+        self.compile(moved, now)
 
     def compile(
         self, mailboxes: Iterable[int], now: int, not_before: Mapping[int, int] | None = None
@@ -188,74 +218,5 @@ class Pacer:
             open_until_ms=budget.open_until,
             left=stretch.left,
             klass=mailbox.klass,
-            places=tuple(
-                Place(
-                    self._lanes[pool, mailbox.klass],
-                    pool,
-                    self.pools[pool],
-                    _key(self.pools[pool], *place),
-                )
-                for pool, place in mailbox.members.items()
-            ),
+            places=mailbox.places,
         )
-
-    def _class_of(self, mailbox: Mailbox) -> int:
-        budget = mailbox.budget
-        score = budget.health if budget.rules.health_floor else None
-        passes = tuple(score is None or score >= floor for floor in self._floors)
-        key = (budget.types, passes, mailbox.host)
-        return self._classes.setdefault(key, len(self._classes))
-
-    def _route(self, campaign: Campaign) -> CampaignRoute:
-        floor = bisect_left(self._floors, campaign.min_health)
-        admitted = {
-            klass: host
-            for (types, passes, host), klass in self._classes.items()
-            if types & campaign.type_bit and passes[floor]
-        }
-        lanes: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        for (pool, klass), lane in self._lanes.items():
-            if klass in admitted:
-                lanes[pool].append((lane, admitted[klass]))
-        return CampaignRoute(
-            campaign.campaign_id,
-            frozenset(admitted),
-            tuple(
-                TierRoute(
-                    tuple(
-                        PoolRoute(
-                            pool,
-                            self.pools[pool],
-                            tuple(lanes[pool]),
-                            self._ranks(pool, admitted),
-                        )
-                        for pool in pools
-                        if ("pool", pool) not in self.gates
-                    ),
-                    after_ms,
-                )
-                for pools, after_ms in campaign.tiers
-            ),
-            campaign.match,
-        )
-
-    def _ranks(self, pool: int, admitted: Mapping[int, int]) -> tuple[tuple[int, ...], ...]:
-        if self.pools[pool] != "priority":
-            return ()
-        ranks: dict[int, list[int]] = defaultdict(list)
-        for mailbox_id, mailbox in self.mailboxes.items():
-            if pool in mailbox.members and mailbox.klass in admitted:
-                ranks[mailbox.members[pool][2]].append(mailbox_id)
-        return tuple(tuple(ranks[rank]) for rank in range(max(ranks, default=-1) + 1))
-
-
-def _key(mode: Mode, position: int, weight: int, rank: int) -> int:
-    match mode:
-        case "round_robin":
-            return position
-        case "weighted":
-            return weight
-        case "priority":
-            return rank
-        case _:
-            return 0
