@@ -42,7 +42,11 @@ def served(
     """The gateway on a port, in a thread of its own: its URL and a key."""
     for name, value in stack.env("gateway").items():
         monkeypatch.setenv(name, value)
-    service = build(GatewaySettings(http_port=0, sender_url=peers.url, reply_url=peers.url))
+    service = build(
+        GatewaySettings(
+            http_port=0, sender_url=peers.url, reply_url=peers.url, scheduler_url=peers.url
+        )
+    )
     server = uvicorn.Server(uvicorn.Config(service.http, port=0, log_config=None, lifespan="off"))
     started = threading.Event()
 
@@ -53,6 +57,7 @@ def served(
         started.set()
         await serving
         await service.http.state.parts.prober.close()
+        await service.http.state.parts.pacing.close()
         service.keys.close()
         await service.db.close()
 

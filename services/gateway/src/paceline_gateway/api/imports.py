@@ -123,9 +123,11 @@ async def import_leads(
     mapping: Annotated[
         str | None,
         Query(
-            max_length=20_000,
+            # Of what one character may take, percent-encoded, an HTTP server takes no more.
+            max_length=4_000,
             description='JSON object, column → field: {"Work mail": "email", "Notes": null}. '
-            "Columns left out are recognised by name, or become fields.",
+            "Columns left out are recognised by name, or become fields. A longer one goes into "
+            "the form's part `mapping`.",
         ),
     ] = None,
     encoding: Annotated[

@@ -87,9 +87,10 @@ async def connect_mailbox(
 
     A mailbox that was disconnected comes back under its old id, with its history.
     """
-    policy = _policy(body)
     email = normalise(body.email)
     domain = email.partition("@")[2]
+    found = derive("smtp", body.smtp.host, domain)
+    policy = _policy(body, body.provider or found)
     async with parts.db.transaction([caller.workspace_id]) as tx:
         mailbox_id = await connect.id_for(tx, caller, email)
     draft = await connect.draft_new(
@@ -103,7 +104,7 @@ async def connect_mailbox(
     now = parts.clock.now()
     values = {
         "domain": domain,
-        "provider_found": derive("smtp", body.smtp.host, domain),
+        "provider_found": found,
         "provider_set": body.provider,
         "display_name": body.display_name,
         "reply_to": body.reply_to,
@@ -168,10 +169,12 @@ async def change_mailbox(
     mailbox = ids.encode("mbx", mailbox_id)
     async with parts.db.transaction([caller.workspace_id]) as tx:
         held = await connect.lock(tx, caller, mailbox_id)
-        if body.policy is not None or body.policy_reset is not None:
-            values["policy"] = _merged(held.policy, body)
         if body.smtp:
             values["provider_found"] = derive(held.kind, body.smtp.host, held.domain)
+        if {"policy", "policy_reset", "provider"} & body.model_fields_set:
+            settled = {**held._mapping, **values}
+            provider = settled["provider_set"] or settled["provider_found"]
+            values["policy"] = _merged(held.policy, body, provider)
         if not values:
             return await _one(tx, caller, mailbox_id)
         version = await connect.change(tx, caller, mailbox_id, values, now)
@@ -270,8 +273,7 @@ async def _audit_pacing(
     """Record what somebody vouches for: that a mailbox is warm, that it is at this provider."""
     if "policy" in values:
         attests, did = (
-            mailbox_policy.whole(policy)["attested"]
-            for policy in (values["policy"], before["policy"])
+            policy.get("attested", True) for policy in (values["policy"], before["policy"])
         )
         if attests and not did:
             await trail.audit(parts, tx, caller, "mailbox.stage_attested", mailbox, stage="3")
@@ -376,28 +378,28 @@ def _last(ok: bool | None, code: str | None, at: datetime | None) -> LastTest | 
     return None if ok is None or at is None else LastTest(ok=ok, code=code, at=at)
 
 
-def _policy(body: MailboxIn) -> dict[str, Any]:
+def _policy(body: MailboxIn, provider: str) -> dict[str, Any]:
     """Return the policy a new mailbox starts with; raise `policy_invalid` if it cannot hold."""
     attested = body.policy.get("attested", body.already_in_use)
     if "already_in_use" in body.model_fields_set and attested is not body.already_in_use:
         raise _invalid({"attested": "contradicts already_in_use: leave one of the two out"})
     policy = body.policy if body.already_in_use else {**body.policy, "attested": False}
-    return _checked(policy)
+    return _checked(policy, provider)
 
 
-def _merged(held: Mapping[str, Any], body: MailboxPatch) -> dict[str, Any]:
+def _merged(held: Mapping[str, Any], body: MailboxPatch, provider: str) -> dict[str, Any]:
     """Return the policy after a PATCH; raise `policy_invalid` if it cannot hold."""
     reset = set(body.policy_reset or ())
     if unknown := reset - {*mailbox_policy.KEYS, "all"}:
         known = f"there is no such setting; known are {', '.join(mailbox_policy.KEYS)}, and all"
         raise _invalid(dict.fromkeys(sorted(unknown), known))
     kept = {name: value for name, value in held.items() if name not in reset and "all" not in reset}
-    return _checked({**kept, **(body.policy or {})})
+    return _checked({**kept, **(body.policy or {})}, provider)
 
 
-def _checked(policy: dict[str, Any]) -> dict[str, Any]:
+def _checked(policy: dict[str, Any], provider: str) -> dict[str, Any]:
     try:
-        mailbox_policy.check(policy, places())
+        mailbox_policy.check(policy, provider, places())
     except mailbox_policy.InvalidPolicy as error:
         raise _invalid(error.faults) from None
     return policy

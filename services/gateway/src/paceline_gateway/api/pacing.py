@@ -152,7 +152,8 @@ async def _check_caps(tx: AsyncConnection, caller: Caller, caps: dict[str, dict[
     held = await _policies(tx, caller, set(caps) - {EVERY})
     for name, patch in caps.items():
         try:
-            mailbox_policy.check({**held.get(name, {}), **patch}, places())
+            own, provider = held.get(name, ({}, "smtp"))
+            mailbox_policy.check({**own, **patch}, provider, places())
         except mailbox_policy.InvalidPolicy as error:
             raise Problem(
                 problems.POLICY_INVALID,
@@ -166,18 +167,18 @@ async def _check_caps(tx: AsyncConnection, caller: Caller, caps: dict[str, dict[
 
 async def _policies(
     tx: AsyncConnection, caller: Caller, mailboxes: set[str]
-) -> dict[str, dict[str, Any]]:
-    """Return the policies of these mailboxes; raise `not_found` if one is not here."""
+) -> dict[str, tuple[dict[str, Any], str]]:
+    """Return policy and provider of these mailboxes; raise `not_found` if one is not here."""
     try:
         numbers = {ids.decode("mbx", name): name for name in mailboxes}
     except ids.InvalidIdError as error:
         raise Problem(problems.NOT_FOUND, str(error)) from None
     found = {
-        numbers[row.mailbox_id]: row.policy
+        numbers[row.mailbox_id]: (row.policy, row.provider_set or row.provider_found)
         for row in await tx.execute(
-            select(Mailbox.mailbox_id, Mailbox.policy).where(
-                Mailbox.workspace_id == caller.workspace_id, Mailbox.mailbox_id.in_(numbers)
-            )
+            select(
+                Mailbox.mailbox_id, Mailbox.policy, Mailbox.provider_found, Mailbox.provider_set
+            ).where(Mailbox.workspace_id == caller.workspace_id, Mailbox.mailbox_id.in_(numbers))
         )
     }
     if missing := sorted(mailboxes - set(found)):

@@ -85,9 +85,12 @@ class InvalidPolicy(ValueError):
         self.faults = dict(faults)
 
 
-def whole(policy: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the policy with every key: the mailbox's own, else its profile's default."""
-    profile = policy.get("profile", "mailbox")
+def whole(policy: Mapping[str, Any], provider: str) -> dict[str, Any]:
+    """Return the policy with every key: the mailbox's own, else its profile's default.
+
+    Without a profile of its own a mailbox at an ESP is a node.
+    """
+    profile = policy.get("profile", "node" if provider == "esp" else "mailbox")
     return {**DEFAULTS["node" if profile == "node" else "mailbox"], **policy}
 
 
@@ -104,7 +107,7 @@ def in_effect(
     mailbox's and the provider's. `country` and `region` are what the workspace
     leaves it with, `connected_on` is the local date of its connect.
     """
-    held = whole(policy)
+    held = whole(policy, provider)
     held["ramp"] = _curve(held["ramp"], provider)
     held["ramp_from"] = held["ramp_from"] or connected_on.isoformat()
     ceilings = (held["ceiling_24h"], CEILINGS.get(provider))
@@ -112,7 +115,7 @@ def in_effect(
     held["country"], held["region"] = country, region
     if held["cadence_s"] is None:
         # A node is spaced by its rate alone.
-        held["jitter_s"], held["grace_s"] = [0, 0], 0
+        held["jitter_s"] = [0, 0]
     return held
 
 
@@ -125,7 +128,7 @@ def _curve(ramp: Any, provider: str) -> dict[str, Any] | None:
     return {"curve": [[0, start], [30, 500]]}
 
 
-def check(policy: Mapping[str, Any], places: Places) -> None:
+def check(policy: Mapping[str, Any], provider: str, places: Places) -> None:
     """Raise `InvalidPolicy` with a sentence for each field that cannot hold.
 
     Fields are checked as they will apply, defaults included: a `jitter_s` that
@@ -138,7 +141,7 @@ def check(policy: Mapping[str, Any], places: Places) -> None:
     }
     if policy.get("profile", "mailbox") not in ("mailbox", "node"):
         raise InvalidPolicy(faults | {"profile": "must be mailbox or node"})
-    held = whole(policy)
+    held = whole(policy, provider)
     for name, fault in _RULES.items():
         if found := fault(held[name]):
             faults[name] = found
