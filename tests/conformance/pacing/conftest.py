@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
+from tests.conformance.pacing.fleet import Machine, memory, on_redis
 
 from paceline_local.stack import Stack
 
@@ -38,3 +39,9 @@ async def redis(redis_stack: Stack) -> AsyncIterator[Redis]:
     )
     yield client
     await client.aclose()
+
+
+@pytest.fixture(params=["memory", "redis"])
+def machine(request: pytest.FixtureRequest) -> Machine:
+    """Every store in turn."""
+    return memory() if request.param == "memory" else on_redis(request.getfixturevalue("redis"))

@@ -16,6 +16,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from redis.asyncio import Redis
+from tests.conformance.pacing.fleet import WS, memory, on_redis
 
 from paceline_local.stack import Stack
 from paceline_scheduler.pacing.base import (
@@ -29,7 +30,6 @@ from paceline_scheduler.pacing.base import (
     QueuedJob,
     TierRoute,
 )
-from tests.conformance.pacing.fleet import START, WS, memory, on_redis
 
 MODES: tuple[Mode, ...] = ("next_in_line", "round_robin", "random", "weighted", "priority")
 MAILBOXES = range(1, 10)

@@ -69,6 +69,20 @@ class _Campaign:
     cursors: dict[int, int] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class _Own:
+    """Follow-ups of one mailbox by campaign, in turn.
+
+    Parked are those of campaigns that, in that rotation, do not let a mailbox
+    of that class send: they cost nothing until either changes.
+    """
+
+    active: dict[int, deque[tuple[int, int]]] = field(default_factory=dict)
+    parked: dict[int, deque[tuple[int, int]]] = field(default_factory=dict)
+    rotation: int = 0
+    klass: int = 0
+
+
 class _Pool:
     """A pool route over the free sets of its lanes."""
 
@@ -108,7 +122,8 @@ class Shard:
         self._free = 0
         self._held: set[int] = set()
         self._virtual: dict[int, int] = {}
-        self._own: dict[int, dict[int, deque[tuple[int, int]]]] = {}
+        self._own: dict[int, _Own] = {}
+        self._rotation = 0
         self._due: list[tuple[int, _DueKey]] = []
         self._due_ms: dict[_DueKey, int] = {}
         self._campaigns: dict[int, _Campaign] = {}
@@ -162,6 +177,7 @@ class Shard:
 
     def set_rotation(self, campaigns: Sequence[CampaignRoute]) -> None:
         self._routes = {one.campaign_id: _Route(one, self._lanes) for one in campaigns}
+        self._rotation += 1
         self._turns = []
         self._active = set()
         for campaign in self._routes:
@@ -225,7 +241,11 @@ class Shard:
 
     def _list(self, mailbox: int, campaign: int, host: int) -> deque[tuple[int, int]]:
         if mailbox:
-            return self._own.setdefault(mailbox, {}).setdefault(campaign, deque())
+            own = self._own.get(mailbox)
+            if own is None:
+                own = self._own[mailbox] = _Own(rotation=self._rotation)
+            parked = own.parked.get(campaign)
+            return own.active.setdefault(campaign, deque()) if parked is None else parked
         found = self._campaigns.setdefault(campaign, _Campaign())
         return found.lists.setdefault(host, _List()).jobs
 
@@ -296,7 +316,7 @@ class Shard:
         record = box.record
         # A free mailbox is looked at again when its stretch ends.
         self._at(box, record.open_until_ms - record.lead_ms)
-        if self._own.get(box.mailbox):
+        if box.mailbox in self._own:
             self._held.add(box.mailbox)
         if box.free:
             return
@@ -336,18 +356,26 @@ class Shard:
 
     def _own_job(self, box: _Box) -> tuple[int, tuple[int, int]] | None:
         own = self._own.get(box.mailbox)
-        if not own:
+        if own is None:
             return None
         klass = box.record.klass
-        for campaign, jobs in own.items():
+        if own.rotation != self._rotation or own.klass != klass:
+            own.active |= own.parked
+            own.parked = {}
+            own.rotation, own.klass = self._rotation, klass
+        while own.active:
+            campaign = next(iter(own.active))
+            jobs = own.active.pop(campaign)
             route = self._routes.get(campaign)
             if route is not None and klass in route.classes:
                 job = jobs.popleft()
-                # To the end: its campaigns take turns.
-                del own[campaign]
                 if jobs:
-                    own[campaign] = jobs
+                    # To the end: its campaigns take turns.
+                    own.active[campaign] = jobs
+                elif not own.active and not own.parked:
+                    del self._own[box.mailbox]
                 return campaign, job
+            own.parked[campaign] = jobs
         return None
 
     # Choices.

@@ -11,8 +11,11 @@
 --   Job lists are chunks in `queue`: <list>/<n> = first id, first due (s), then per job the
 --   differences to them, 4 + 4 bytes. Field c<campaign> = {turn, {[host] = {head, tail, offset}},
 --   {[tier] = pool served last}, {[pool] = position served last}}; its lists are c<campaign><host>.
---   Field m<mailbox> = {{campaign, head, tail, offset}, ...}; its lists are m<mailbox><campaign>.
--- KEYS: 1 meta (hash: epoch, served, v<pool> = virtual time)  2 incoming (list of messages)
+--   Field m<mailbox> = {rotation, class, {{campaign, head, tail, offset}, ...}, parked}, its lists
+--   are m<mailbox><campaign>; field p<mailbox> = {...} has those parked: of campaigns that, in that
+--   rotation, do not let a mailbox of that class send.
+-- KEYS: 1 meta (hash: epoch, served, rotation = how often it was set, v<pool> = virtual time)
+--   2 incoming (list of messages)
 --   3 ready (zset mailbox -> ms)  4 free (zset)  5 held (set: free mailboxes with follow-ups that
 --   no campaign in rotation lets them send)  6 mailbox (hash -> record)
 --   7 due (zset <mailbox or 0><campaign><host, 1 byte><job> -> ms)  8 queue (hash)
@@ -37,8 +40,9 @@ local pack, unpack_ = cmsgpack.pack, cmsgpack.unpack
 local spack, sunpack = struct.pack, struct.unpack
 local call, floor = redis.call, math.floor
 
-local told = call('HMGET', META, 'epoch', 'served')
-local epoch, served = tonumber(told[1]), tonumber(told[2] or 0)
+local told = call('HMGET', META, 'epoch', 'served', 'rotation')
+local epoch, served = told[1] and tonumber(told[1]), tonumber(told[2] or 0) or 0
+local rotation = tonumber(told[3] or 0)
 if not epoch or served >= MAX_SERVED then
   return nil
 end
@@ -162,20 +166,53 @@ local function campaign_of(name)
   return found
 end
 
+local function own_list(name, p)
+  local campaign = name_of(p[1])
+  return {
+    id = p[1], campaign = campaign, head = p[2], tail = p[3], offset = p[4],
+    field = 'm' .. name .. campaign,
+  }
+end
+
 local function own_of(name, raw)
   local found = owns[name]
   if not found then
-    found = {}
-    for i, p in ipairs(raw and unpack_(raw) or {}) do
-      local campaign = name_of(p[1])
-      found[i] = {
-        id = p[1], campaign = campaign, head = p[2], tail = p[3], offset = p[4],
-        field = 'm' .. name .. campaign,
-      }
+    local o = raw and unpack_(raw) or { rotation, 0, {}, 0 }
+    found = { name = name, rotation = o[1], klass = o[2], active = {}, parked = o[4] }
+    for i, p in ipairs(o[3]) do
+      found.active[i] = own_list(name, p)
     end
     owns[name] = found
   end
   return found
+end
+
+local function parked_of(own)
+  if not own.resting then
+    own.resting = {}
+    if own.parked > 0 then
+      local raw = call('HGET', QUEUE, 'p' .. own.name) or lost('follow-ups')
+      for i, p in ipairs(unpack_(raw)) do
+        own.resting[i] = own_list(own.name, p)
+      end
+    end
+  end
+  return own.resting
+end
+
+local function own_list_of(own, campaign_name)
+  for _, l in ipairs(own.active) do
+    if l.campaign == campaign_name then
+      return l
+    end
+  end
+  if own.parked > 0 then
+    for _, l in ipairs(parked_of(own)) do
+      if l.campaign == campaign_name then
+        return l
+      end
+    end
+  end
 end
 
 -- Routes, read once: {match, {class, ...}, {{after ms or -1, {pool, ...}}, ...}},
@@ -279,16 +316,10 @@ local function take_in(mailbox, campaign, host, blob, change)
   if mailbox > 0 then
     local name, campaign_name = name_of(mailbox), name_of(campaign)
     local own = own_of(name, owns[name] or call('HGET', QUEUE, 'm' .. name))
-    local l
-    for _, one in ipairs(own) do
-      l = one.campaign == campaign_name and one or l
-    end
+    local l = own_list_of(own, campaign_name)
     if not l then
-      l = {
-        id = campaign, campaign = campaign_name, head = 1, tail = 0, offset = 0,
-        field = 'm' .. name .. campaign_name,
-      }
-      own[#own + 1] = l
+      l = own_list(name, { campaign, 1, 0, 0 })
+      own.active[#own.active + 1] = l
     end
     own.dirty = true
     change(l, blob)
@@ -339,7 +370,8 @@ for _, raw in ipairs(call('LPOP', INCOMING, MESSAGES) or {}) do
     call('ZREM', READY, name)
   elseif m[1] == 't' then
     call('DEL', ROUTE, TURN)
-    routes = {}
+    routes, rotation = {}, rotation + 1
+    call('HSET', META, 'rotation', rotation)
     for i = 1, #m[2], 2 do
       local name = name_of(m[2][i])
       call('HSET', ROUTE, name, m[2][i + 1])
@@ -444,18 +476,31 @@ end
 
 -- The first own follow-up of a campaign in rotation that lets this mailbox send it.
 local function own_job(box, own)
-  for i, l in ipairs(own) do
+  local active, klass = own.active, box.r[KLASS]
+  if own.rotation ~= rotation or own.klass ~= klass then
+    if own.parked > 0 then
+      for _, l in ipairs(parked_of(own)) do
+        active[#active + 1] = l
+      end
+      own.resting, own.parked, own.dirty = {}, 0, true
+    end
+    own.rotation, own.klass = rotation, klass
+  end
+  while active[1] do
+    local l = table.remove(active, 1)
     local route = route_of(l.campaign)
-    if route and route.classes[box.r[KLASS]] then
+    own.dirty = true
+    if route and route.classes[klass] then
       local job, due_s = peek(l)
       -- To the end: its campaigns take turns.
-      table.remove(own, i)
       if drop(l) then
-        own[#own + 1] = l
+        active[#active + 1] = l
       end
-      own.dirty = true
       return job, due_s, l.id
     end
+    local resting = parked_of(own)
+    resting[#resting + 1] = l
+    own.parked = own.parked + 1
   end
 end
 
@@ -470,7 +515,7 @@ if #names > 0 then
   for i, name in ipairs(names) do
     local box = box_of(name, records[i])
     if not box then
-      call('ZREM', READY, name)
+      lost('mailbox')
     elseif settle(box) then
       local own = (owns[name] or indexes[i]) and own_of(name, indexes[i])
       local job, due_s, campaign
@@ -481,7 +526,7 @@ if #names > 0 then
         unfree(box)
         propose(box, job, campaign, 0, 1, 0, due_s)
       else
-        set_free(box, own and #own > 0)
+        set_free(box, own and (own.parked > 0 or #own.active > 0))
       end
     end
   end
@@ -722,7 +767,7 @@ local function pick_in(match, c, tier, pools, host, pick)
       local one = choose(pool, numbers, c, pick)
       while one do
         local box = one.name and (box_of(one.name) or lost('mailbox')) or one[2]
-        if settle(box) then
+        if box.fresh or settle(box) then
           unfree(box)
           c.pools[tier] = pool[1]
           if pool[2] == ROUND_ROBIN then
@@ -796,7 +841,8 @@ local function next_campaign()
   end
   if page[at] then
     at = at + 1
-    return campaign_of(page[at - 1])
+    local c = campaign_of(page[at - 1])
+    return next(c.lists) and c or lost('queue')
   end
   first = first + 1
   return again[first - 1]
@@ -832,17 +878,26 @@ for name, c in pairs(campaigns) do
     sets[#sets + 1] = pack({ c.turn, lists, c.pools, c.cursors })
   end
 end
+local function positions(some)
+  local found = {}
+  for i, l in ipairs(some) do
+    found[i] = { l.id, l.head, l.tail, l.offset }
+  end
+  return found
+end
 for name, own in pairs(owns) do
   if own.dirty then
-    local lists = {}
-    for i, l in ipairs(own) do
-      lists[i] = { l.id, l.head, l.tail, l.offset }
-    end
-    if #lists > 0 then
+    if own.parked > 0 or #own.active > 0 then
       sets[#sets + 1] = 'm' .. name
-      sets[#sets + 1] = pack(lists)
+      sets[#sets + 1] = pack({ own.rotation, own.klass, positions(own.active), own.parked })
     else
       dels[#dels + 1] = 'm' .. name
+    end
+    if own.parked > 0 and own.resting then
+      sets[#sets + 1] = 'p' .. name
+      sets[#sets + 1] = pack(positions(own.resting))
+    elseif own.parked == 0 and own.resting then
+      dels[#dels + 1] = 'p' .. name
     end
   end
 end
