@@ -52,8 +52,8 @@ async def test_only_declared_keys_exist(redis: Redis, admin: Redis) -> None:
     await busy(machine, 50, 5, 3)
     await machine.push(job(1, to=1), job(2, due=machine.now + 9000), job(3, 77, to=2))
     await machine.sent(3)
-    keys = {key.decode() for key in await admin.keys("*")}
-    assert keys <= {f"pace:{{{WS}}}:{name.lower()}" for name in NAMES}
+    keys = set(await admin.keys("*"))
+    assert keys <= {f"pace:{{{WS}}}:{name.lower()}".encode() for name in NAMES}
     assert len(keys) >= 8
 
 

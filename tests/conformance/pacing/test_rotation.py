@@ -145,12 +145,12 @@ class TestPriority:
         if how == "dropped":
             await machine.store.drop_mailboxes(WS, [mailbox_id])
             return
-        changes: dict[str, object] = {
+        changes = {
             "used up": {"left": 0},
             "over": {"open_until_ms": machine.now},
             "not begun": {"open_from_ms": machine.now + 10**7},
-        }[how]  # type: ignore[assignment]
-        await machine.store.set_mailboxes(WS, [mailbox(mailbox_id, *places, **changes)])  # type: ignore[arg-type]
+        }[how]
+        await machine.store.set_mailboxes(WS, [mailbox(mailbox_id, *places, **changes)])
 
     async def test_primaries_serve_least_recently_served_first(self, machine: Machine) -> None:
         await self.start(machine)
