@@ -11,8 +11,8 @@ from paceline_scheduler.enroll import Enroller
 def test_each_family_says_which_workspaces_its_publishers_may_use() -> None:
     async def hasher() -> None: ...
 
-    enroller = Enroller(Queries("paceline_scheduler"), hasher, lambda: None)
     unused = cast("Any", _Anything())
+    enroller = Enroller(Queries("paceline_scheduler"), hasher, lambda: None, unused, unused)
     families = {
         one.topic: one for one in subscriptions(enroller, unused, unused) if one.topic.pattern
     }
