@@ -65,6 +65,25 @@ class Peers:
         return self.scheduler.get(path.split("/")[2], (404, {"code": "unknown_mailbox"}))
 
 
+def schedule_of(mailbox: str, capacity: dict[str, Any]) -> dict[str, Any]:
+    """A mailbox's schedule as the scheduler answers it."""
+    return {
+        "mailbox_id": mailbox,
+        "timezone": "Europe/Berlin",
+        "state": {"reason": None, "until": None, "message": "open until 17:00"},
+        "next_slots": ["2026-11-20T09:00:00Z", "2026-11-20T09:01:47Z"],
+        "limits": [
+            {
+                "reason": "ramp_cap", "used": 3, "limit": 50, "left": 47,
+                "resets_at": "2026-11-20T23:00:00Z",
+            }
+        ],
+        "effective_capacity": capacity,
+        "stage": 3,
+        "health": None,
+    }  # fmt: skip
+
+
 @pytest.fixture(scope="session")
 def peers_server() -> Iterator[Peers]:
     peers = Peers()

@@ -74,8 +74,83 @@ async def test_the_view_shows_tiers_in_order(tenant: Tenant) -> None:
         "scheduler", "SELECT * FROM gateway.v_campaign WHERE campaign_id = %s",
         ids.decode("cmp", campaign),
     )  # fmt: skip
-    assert row["tiers"] == [[numbers[2], numbers[0]], [numbers[1]]]
+    assert row["tiers"] == [
+        {"pools": [numbers[2], numbers[0]], "after_s": None},
+        {"pools": [numbers[1]], "after_s": None},
+    ]
     assert (row["status"], row["stickiness"]) == ("draft", "reassign")
+
+
+async def test_a_tier_is_left_after_its_time(tenant: Tenant) -> None:
+    one, two = [await tenant.pool(name=name) for name in ("one", "two")]
+    campaign = await tenant.campaign(tiers=[{"pools": [one], "after_s": 3600}, [two]])
+    path = f"/v1/campaigns/{campaign}"
+    tiers = [{"pools": [one], "after_s": 3600}, {"pools": [two], "after_s": None}]
+    assert (await tenant.call("GET", path))["tiers"] == tiers
+    (row,) = tenant.seen_by("scheduler", "SELECT tiers FROM gateway.v_campaign")
+    assert [tier["after_s"] for tier in row["tiers"]] == [3600, None]
+    # What an answer says can be sent again as it is.
+    tiers.reverse()
+    assert (await tenant.call("PATCH", path, json={"tiers": tiers}))["tiers"] == tiers
+    (row,) = tenant.seen_by("scheduler", "SELECT tiers FROM gateway.v_campaign")
+    assert [tier["after_s"] for tier in row["tiers"]] == [None, 3600]
+    await tenant.call("PATCH", path, 422, json={"tiers": [{"pools": [one], "after_s": -1}]})
+    await tenant.call("PATCH", path, 422, json={"tiers": [{"pools": []}]})
+
+
+async def test_tiers_from_before_there_were_deadlines_are_never_left(tenant: Tenant) -> None:
+    pool = await tenant.pool()
+    campaign = await tenant.campaign(tiers=[[pool]])
+    tenant.rows(
+        "UPDATE gateway.campaign SET tier_after_s = '{}' WHERE workspace_id = %s", tenant.number
+    )
+    found = await tenant.call("GET", f"/v1/campaigns/{campaign}")
+    assert found["tiers"] == [{"pools": [pool], "after_s": None}]
+    (row,) = tenant.seen_by("scheduler", "SELECT tiers FROM gateway.v_campaign")
+    assert row["tiers"] == [{"pools": [ids.decode("pool", pool)], "after_s": None}]
+
+
+async def test_how_a_campaign_chooses_mailboxes(tenant: Tenant) -> None:
+    campaign = await tenant.campaign()
+    path = f"/v1/campaigns/{campaign}"
+    settings = {
+        "stickiness": "reassign", "reassign_after_s": 172_800, "min_health": 70,
+        "esp_match": "off", "allow_parallel": False,
+    }  # fmt: skip
+    found = await tenant.call("GET", path)
+    assert {name: found[name] for name in settings} == settings
+    changes = {
+        "stickiness": "wait", "reassign_after_s": 60, "min_health": 0, "esp_match": "strict",
+        "allow_parallel": True,
+    }  # fmt: skip
+    found = await tenant.call("PATCH", path, json=changes)
+    assert {name: found[name] for name in changes} == changes
+    (row,) = tenant.seen_by("scheduler", "SELECT * FROM gateway.v_campaign")
+    assert {name: row[name] for name in changes} == changes
+    for wrong in ({"min_health": 101}, {"esp_match": "on"}, {"reassign_after_s": -1}):
+        await tenant.call("PATCH", path, 422, json=wrong)
+    made = await tenant.campaign(name="born so", **changes)
+    found = await tenant.call("GET", f"/v1/campaigns/{made}")
+    assert {name: found[name] for name in changes} == changes
+
+
+async def test_a_throttled_campaign_says_why(tenant: Tenant) -> None:
+    campaign = await tenant.campaign()
+    path = f"/v1/campaigns/{campaign}"
+    found = await tenant.call("GET", path)
+    assert (found["throttled"], found["throttle"]) == (False, None)
+    tenant.rows(
+        "INSERT INTO scheduler.campaign_policy"
+        " (workspace_id, campaign_id, version, type, throttle_cause, throttled_since)"
+        " VALUES (%s, %s, 1, 1, 'health_below_floor', '2026-11-20T09:00Z')"
+        " ON CONFLICT (workspace_id, campaign_id) DO UPDATE"
+        " SET throttle_cause = excluded.throttle_cause, throttled_since = excluded.throttled_since",
+        tenant.number, ids.decode("cmp", campaign),
+    )  # fmt: skip
+    found = await tenant.call("GET", path)
+    assert found["throttled"] is True
+    assert found["throttle"] == {"cause": "health_below_floor", "since": "2026-11-20T09:00:00Z"}
+    assert found["status"] == "draft"
 
 
 async def test_a_campaign_without_steps_or_mailboxes_cannot_start(tenant: Tenant) -> None:

@@ -11,7 +11,7 @@ import pytest
 from paceline_common import ids
 from paceline_common.keys import KeyService
 
-from .conftest import Peers, Tenant
+from .conftest import Peers, Tenant, schedule_of
 
 REFUSED = {
     "ok": False,
@@ -168,6 +168,133 @@ async def test_changes_raise_the_version_and_are_announced(tenant: Tenant, peers
     assert [one["version"] for one in tenant.outbox("mailbox-changed")] == [1, 2, 3]
     assert peers.asked == []
     await tenant.call("PATCH", path, 422, json={"policy": {"grace_s": 9}})
+
+
+async def test_single_settings_are_changed_switched_off_and_reset(tenant: Tenant) -> None:
+    made = await tenant.mailbox(policy={"daily_cap": 7, "cadence_s": 30})
+    path = f"/v1/mailboxes/{made['id']}"
+
+    async def patch(**body: Any) -> dict[str, Any]:
+        changed: dict[str, Any] = (await tenant.call("PATCH", path, json=body))["policy"]
+        return changed
+
+    assert await patch(policy={"ramp": None}) == {"daily_cap": 7, "cadence_s": 30, "ramp": None}
+    assert await patch(policy_reset=["ramp", "daily_cap"]) == {"cadence_s": 30}
+    assert await patch(policy_reset=["all"], policy={"daily_cap": 9}) == {"daily_cap": 9}
+    refused = await tenant.call("PATCH", path, 422, json={"policy_reset": ["cadence"]})
+    assert refused["errors"][0]["setting"] == "cadence"
+    # The rest of the policy counts: what is fine alone may not be beside it.
+    await patch(policy={"jitter_s": [20, 30], "grace_s": 15})
+    refused = await tenant.call("PATCH", path, 422, json={"policy_reset": ["jitter_s"]})
+    assert [one["setting"] for one in refused["errors"]] == ["jitter_s"]
+    assert (await tenant.call("GET", path))["policy"]["jitter_s"] == [20, 30]
+
+
+async def test_places_are_held_against_the_calendar(tenant: Tenant) -> None:
+    made = await tenant.mailbox(policy={"country": "DE", "region": "BY"})
+    assert made["effective_policy"]["region"] == "BY"
+    path = f"/v1/mailboxes/{made['id']}"
+    refused = await tenant.call("PATCH", path, 422, json={"policy": {"country": "FR"}})
+    assert [one["setting"] for one in refused["errors"]] == ["region"]
+    refused = await tenant.call("PATCH", path, 422, json={"policy_reset": ["country"]})
+    assert "set country beside it" in refused["detail"]
+
+
+@pytest.mark.parametrize(
+    ("host", "email", "provider", "ceiling", "day_0"),
+    [
+        ("smtp.gmail.com", "ann@gmail.com", "gmail_consumer", 450, 20),
+        ("smtp.gmail.com", "ann@sender.test", "google_workspace", 1800, 40),
+        ("smtp.office365.com", "ann@sender.test", "microsoft365", 10_000, 30),
+        ("smtp-mail.outlook.com", "ann@hotmail.co.uk", "outlook_consumer", None, 50),
+        ("mail.sender.test", "ann@sender.test", "smtp", None, 50),
+    ],
+)
+async def test_the_provider_is_found_and_decides_what_holds(
+    tenant: Tenant, host: str, email: str, provider: str, ceiling: int | None, day_0: int
+) -> None:
+    made = await tenant.mailbox(email, smtp=SERVER | {"host": host})
+    assert (made["provider"], made["provider_found"]) == (provider, provider)
+    held = made["effective_policy"]
+    assert held["ceiling_24h"] == ceiling
+    assert held["ramp"] == {"curve": [[0, day_0], [30, 500]]}
+    (row,) = tenant.seen_by("scheduler", "SELECT provider FROM gateway.v_mailbox")
+    assert row["provider"] == provider
+
+
+async def test_a_provider_can_be_told_and_found_again(tenant: Tenant) -> None:
+    made = await tenant.mailbox(provider="google_workspace")
+    assert (made["provider"], made["provider_found"]) == ("google_workspace", "smtp")
+    path = f"/v1/mailboxes/{made['id']}"
+    assert "mailbox.provider_set" in tenant.audited()
+    # A new server does not take back what somebody said.
+    server = SERVER | {"host": "smtp.office365.com"}
+    moved = await tenant.call("PATCH", path, json={"smtp": server})
+    assert (moved["provider"], moved["provider_found"]) == ("google_workspace", "microsoft365")
+    found = await tenant.call("PATCH", path, json={"provider": None})
+    assert found["provider"] == "microsoft365"
+    assert tenant.audited().count("mailbox.provider_set") == 2
+    node = await tenant.call("PATCH", path, json={"provider": "esp", "policy": {"rate_per_s": 5}})
+    assert node["effective_policy"]["profile"] == "node"
+    refused = await tenant.call("PATCH", path, 422, json={"provider": None})
+    assert [one["setting"] for one in refused["errors"]] == ["rate_per_s"]
+
+
+async def test_connecting_vouches_for_a_mailbox_in_use_and_says_so(tenant: Tenant) -> None:
+    made = await tenant.mailbox()
+    assert made["effective_policy"]["attested"] is True
+    assert tenant.audited().count("mailbox.stage_attested") == 1
+    new = await tenant.mailbox("new@sender.test", already_in_use=False)
+    assert new["policy"] == {"attested": False}
+    assert tenant.audited().count("mailbox.stage_attested") == 1
+    path = f"/v1/mailboxes/{new['id']}"
+    await tenant.call("PATCH", path, json={"policy": {"daily_cap": 5}})
+    await tenant.call("PATCH", path, json={"policy_reset": ["attested"]})
+    assert tenant.audited().count("mailbox.stage_attested") == 2
+    await tenant.call("PATCH", path, json={"policy": {"attested": False}})
+    assert tenant.audited()[-1] == "mailbox.attestation_withdrawn"
+    body = BODY | {"email": "odd@sender.test", "already_in_use": False}
+    refused = await tenant.call(
+        "POST", "/v1/mailboxes", 422, json=body | {"policy": {"attested": True}}
+    )
+    assert refused["errors"][0]["setting"] == "attested"
+
+
+async def test_a_capacity_stands_beside_the_caps_or_why_it_is_not_known(
+    tenant: Tenant, peers: Peers
+) -> None:
+    made = await tenant.mailbox()
+    assert (made["capacity"], made["capacity_unknown"]) == (None, "just_changed")
+    path = f"/v1/mailboxes/{made['id']}"
+
+    async def shown() -> list[tuple[Any, Any]]:
+        one = await tenant.call("GET", path)
+        (listed,) = (await tenant.call("GET", "/v1/mailboxes"))["items"]
+        return [(both["capacity"], both["capacity_unknown"]) for both in (one, listed)]
+
+    assert await shown() == [(None, "not_known_yet")] * 2
+    capacity = {"per_day": 50, "bound_by": "ramp_cap", "parts": {"ramp_cap": 50, "cadence": 267}}
+    peers.scheduler = {"schedule": (200, schedule_of(made["id"], capacity))}
+    assert await shown() == [(capacity, None)] * 2
+    assert f"/internal/schedule/{tenant.id}/{made['id']}" in [one for one, _ in peers.questions]
+    for broken in ((500, {}), (200, {"not": "understood"}), (200, "nonsense")):
+        peers.scheduler = {"schedule": broken}
+        assert await shown() == [(None, "scheduler_away")] * 2
+    peers.scheduler = None
+    assert await shown() == [(None, "scheduler_away")] * 2
+
+
+async def test_reconnecting_begins_the_ramp_anew(tenant: Tenant) -> None:
+    made = await tenant.mailbox()
+    tenant.rows(
+        "UPDATE gateway.mailbox SET connected_at = '2026-01-05T12:00Z' WHERE workspace_id = %s",
+        tenant.number,
+    )
+    path = f"/v1/mailboxes/{made['id']}"
+    assert (await tenant.call("GET", path))["effective_policy"]["ramp_from"] == "2026-01-05"
+    await tenant.call("DELETE", path, 204)
+    again = await tenant.mailbox()
+    assert again["effective_policy"]["ramp_from"] > "2026-01-05"
 
 
 async def test_a_new_password_is_tested_first(tenant: Tenant, peers: Peers) -> None:

@@ -158,15 +158,15 @@ async def _touch_mailboxes(
         .with_for_update(key_share=True)
     )
     numbers = list((await tx.execute(held)).scalars())
-    versions = {
-        row.mailbox_id: row.version
-        for row in await tx.execute(
+    touched = (
+        await tx.execute(
             update(Mailbox)
             .where(Mailbox.workspace_id == caller.workspace_id, Mailbox.mailbox_id.in_(numbers))
             .values(version=Mailbox.version + 1, updated_at=func.clock_timestamp())
             .returning(Mailbox.mailbox_id, Mailbox.version)
         )
-    }
+    ).all()
+    versions = {row.mailbox_id: row.version for row in sorted(touched)}
     await trail.mailboxes_changed(parts, tx, caller.workspace_id, versions)
 
 
