@@ -59,9 +59,41 @@ class Account:
         if self.newest - hour < ROLLING_HOURS:
             self.hours[self.newest - hour] += count
 
+    def resume(self, count: RollingCount) -> None:
+        """Go on from what was sent so far."""
+        self.newest, self.hours = to_ms(count.newest) // _HOUR, list(count.hours)
+
     def count(self) -> RollingCount:
         """Return it as the rules read it."""
         return RollingCount(to_datetime(self.newest * _HOUR), tuple(self.hours))
+
+
+class DomainCount:
+    """`domain_budget`: what a sending domain may send on a day of its zone, and has sent."""
+
+    __slots__ = ("cap", "count", "day", "offsets", "tz")
+
+    def __init__(self, cap: int, tz: ZoneInfo, used: DayCount) -> None:
+        self.cap = cap
+        self.tz = tz
+        self.offsets = _offsets(tz.key)
+        self.day, self.count = used.day.toordinal() - _EPOCH_DAY, used.used
+
+    def day_of(self, slot: int) -> int:
+        """Return the day that a slot counts on."""
+        return (slot + self.offsets(slot // _QUARTER)) // _DAY
+
+    def left_at(self, slot: int) -> int:
+        """Return how many slots are left on the day of `slot`."""
+        day = self.day_of(slot)
+        if day < self.day:
+            return 0
+        return self.cap - (self.count if day == self.day else 0)
+
+    def add(self, slot: int, count: int) -> None:
+        """Count slots on the day of `slot`."""
+        day = self.day_of(slot)
+        self.day, self.count = day, count + (self.count if day == self.day else 0)
 
 
 class Budget:
@@ -73,6 +105,7 @@ class Budget:
         "day",
         "day_cap",
         "day_used",
+        "domain",
         "every",
         "gone_since",
         "grace",
@@ -98,6 +131,7 @@ class Budget:
         self.workspace_id = workspace_id
         self.mailbox_id = mailbox_id
         self.account = account
+        self.domain: DomainCount | None = None
         self.active = True
         self.next_ms: int | None = None
         self.day = -_NEVER
@@ -142,7 +176,22 @@ class Budget:
             health=self.health,
             stage=self.stage,
             throttled=now < self.throttled_until,
+            domain_cap=None if self.domain is None else self.domain.cap,
+            domain_day=NO_DAY
+            if self.domain is None
+            else DayCount(date.fromordinal(self.domain.day + _EPOCH_DAY), self.domain.count),
+            domain_tz=None if self.domain is None else self.domain.tz,
         )
+
+    def resume(self, state: State) -> None:
+        """Go on from what is used and known; the counts of account and domain are shared ones."""
+        self.next_ms = None if state.next_at is None else to_ms(state.next_at)
+        if state.day != NO_DAY:
+            self.day, self.day_used = state.day.day.toordinal() - _EPOCH_DAY, state.day.used
+        if state.hour.used:
+            self.hour, self.hour_used = to_ms(state.hour.hour) // _HOUR, state.hour.used
+        self.health, self.stage = state.health, state.stage
+        self.admit()
 
     def open(self, stretch: Stretch) -> None:
         """Write the stretch that was compiled of the present settings."""
@@ -158,7 +207,7 @@ class Budget:
     def lease(self, slot: int, not_after: int, spacing: int, now: int) -> str | None:
         """Lease a slot, the next one not before `slot + spacing`; else return why not."""
         if not self.active:
-            return "inactive"
+            return "mailbox_inactive"
         if not_after <= now or slot > now + _AHEAD:
             return "clock"
         if self.outstanding >= self.rules.max_outstanding:
@@ -166,20 +215,23 @@ class Budget:
         if self.next_ms is not None and slot < self.next_ms:
             return "cadence"
         if not self.open_from <= slot < self.open_until:
-            return "window"
-        day = (slot + self.offsets(slot // _QUARTER)) // _DAY
-        if day < self.day:
-            return "day_cap"
+            return "stretch"
+        day, hour = (slot + self.offsets(slot // _QUARTER)) // _DAY, slot // _HOUR
+        if day < self.day or hour < self.hour:
+            return "stretch"
         day_used = self.day_used if day == self.day else 0
         if self.day_cap is not None and day_used >= self.day_cap:
-            return "day_cap"
-        hour = slot // _HOUR
+            return "daily_cap"
         hour_used = self.hour_used if hour == self.hour else 0
         if self.rules.hourly_cap is not None and hour_used >= self.rules.hourly_cap:
-            return "hour_cap"
+            return "hourly_cap"
         ceiling = self.rules.ceiling
         if ceiling is not None and self.account.used_at(hour) >= ceiling:
-            return "ceiling"
+            return "provider_ceiling"
+        if self.domain is not None:
+            if self.domain.left_at(slot) < 1:
+                return "domain_budget"
+            self.domain.add(slot, 1)
         self.next_ms = slot + spacing
         self.day, self.day_used = day, day_used + 1
         self.hour, self.hour_used = hour, hour_used + 1
@@ -187,12 +239,45 @@ class Budget:
         self.outstanding += 1
         return None
 
+    def extend(self, most: int, spacing: int) -> int:
+        """Lease up to `most` more slots, each `spacing` after the last, as far as this stretch and
+        every limit go; return how many."""
+        assert self.next_ms is not None
+        first, rules = self.next_ms, self.rules
+        count = most
+        if spacing > 0:
+            count = min(count, -((first - self.open_until) // spacing))
+        else:
+            count = count if first < self.open_until else 0
+        if self.day_cap is not None:
+            count = min(count, self.day_cap - self.day_used)
+        if rules.hourly_cap is not None:
+            count = min(count, rules.hourly_cap - self.hour_used)
+        if rules.ceiling is not None:
+            last = (first + spacing * max(0, count - 1)) // _HOUR
+            count = min(count, rules.ceiling - self.account.used_at(last))
+        if self.domain is not None:
+            count = min(count, self.domain.left_at(first))
+        if count <= 0:
+            return 0
+        self.day_used += count
+        self.hour_used += count
+        self.next_ms += count * spacing
+        if rules.ceiling is not None:
+            for n in range(count):
+                self.account.add((first + n * spacing) // _HOUR, 1)
+        if self.domain is not None:
+            self.domain.add(first, count)
+        return count
+
     def give_back(self, slot: int) -> None:
         """Undo the counts of a slot whose submission never began, in its own buckets."""
         if (slot + self.offsets(slot // _QUARTER)) // _DAY == self.day:
             self.day_used -= 1
         if slot // _HOUR == self.hour:
             self.hour_used -= 1
+        if self.domain is not None and self.domain.day_of(slot) == self.domain.day:
+            self.domain.add(slot, -1)
         self.account.add(slot // _HOUR, -1)
 
 

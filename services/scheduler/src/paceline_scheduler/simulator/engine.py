@@ -597,7 +597,10 @@ class Engine:
                 if {"mailbox": mailbox_id, "domain": one.domain}.get(scope, ref) == ref
             ]
             for mailbox_id in moved:
-                self._note_gone(ours, pacer.mailboxes[mailbox_id])
+                mailbox = pacer.mailboxes[mailbox_id]
+                self._note_gone(ours, mailbox)
+                if (scope, ref) not in self._gates:
+                    mailbox.reopened_at = to_datetime(self._now)
             pacer.compile(moved, self._now)
         if (scope, ref) not in self._gates:
             for enrollment in self._held.pop((scope, ref), ()):

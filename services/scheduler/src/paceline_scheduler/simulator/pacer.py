@@ -3,11 +3,13 @@
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from heapq import heappop, heappush
 from typing import Any, Final, cast
 
 from sqlalchemy import Row
 
+from paceline_scheduler.budgets import opening_of
 from paceline_scheduler.domain.eligibility import Stretch, compile_stretch
 from paceline_scheduler.domain.hold import Hold
 from paceline_scheduler.pacing.base import MailboxRecord, Match, Mode, Place, Proposal
@@ -30,9 +32,8 @@ class Mailbox:
     members: Mapping[int, tuple[int, int, int]]
     klass: int = -1
     places: tuple[Place, ...] = ()
-    # Why it has no stretch now, and until when (ms).
-    held_by: str | None = None
-    held_until: int | None = None
+    # When a gate of its own was opened last.
+    reopened_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,15 @@ class _Member:
     types: int
     host: int
     health: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Reopened:
+    """What `opening_of` reads in a row of `load_budgets.sql`."""
+
+    reopened_at: datetime | None
+    db_now: datetime
+    next_at: datetime | None
 
 
 @dataclass(slots=True)
@@ -142,25 +152,19 @@ class Pacer:
         for mailbox_id in mailboxes:
             mailbox = self.mailboxes[mailbox_id]
             budget = mailbox.budget
-            mailbox.held_by = mailbox.held_until = None
             if not self.may_send(mailbox):
                 dropped.append(mailbox_id)
-                mailbox.held_by = "suspended"
                 continue
             state = budget.state(now)
             found = compile_stretch(budget.rules, state, to_datetime(now))
             if isinstance(found, Hold):
                 dropped.append(mailbox_id)
-                mailbox.held_by = found.reason
                 if found.until is not None:
                     heappush(self._looks, (to_ms(found.until), mailbox_id))
                 continue
             budget.open(found)
-            if found.closed_by is not None:
-                mailbox.held_by = found.closed_by.reason
-                mailbox.held_until = to_ms(found.start)
             wait = (not_before or {}).get(mailbox_id, 0)
-            records.append(self._record(mailbox, found, wait))
+            records.append(self._record(mailbox, found, wait, now))
         if dropped:
             self.shard.drop_mailboxes(dropped)
         self.shard.set_mailboxes(records)
@@ -198,13 +202,22 @@ class Pacer:
         wait = now + (_BUSY_MS if reason == "outstanding" else 0)
         self.compile([proposal.mailbox_id], now, {proposal.mailbox_id: wait})
 
-    def _record(self, mailbox: Mailbox, stretch: Stretch, not_before: int) -> MailboxRecord:
+    def _record(
+        self, mailbox: Mailbox, stretch: Stretch, not_before: int, now: int
+    ) -> MailboxRecord:
         budget = mailbox.budget
         cadence = budget.rules.cadence
         next_ms = max(budget.open_from, budget.next_ms or 0)
-        if stretch.fresh and next_ms == budget.open_from:
+        row = _Reopened(
+            mailbox.reopened_at,
+            to_datetime(now),
+            None if budget.next_ms is None else to_datetime(budget.next_ms),
+        )
+        opening = opening_of(cast("Row[Any]", row), stretch, cadence.every)
+        if opening is not None:
             # Never a burst at an opening: the first slot lies within one cadence of it.
-            next_ms = to_ms(cadence.first_after(stretch.start, self.rng.random()))
+            first = to_ms(cadence.first_after(opening, self.rng.random()))
+            next_ms = max(next_ms, first)
         return MailboxRecord(
             mailbox_id=budget.mailbox_id,
             eligible_ms=max(next_ms - budget.lead, not_before),
