@@ -306,8 +306,9 @@ def test_ceiling_holds_until_enough_hours_drop_out() -> None:
 
 def test_reopening_under_a_ceiling_is_fresh_also_when_looked_at_late() -> None:
     hours = (0, 5, *(0,) * 23)
-    state = State(next_at=FRIDAY, rolling=RollingCount(FRIDAY, hours))
-    freed = FRIDAY + 24 * HOUR
+    newest = FRIDAY + 10 * HOUR
+    state = State(next_at=FRIDAY + DAY, rolling=RollingCount(newest, hours))
+    freed = newest + 24 * HOUR
     found = compiled(bare(ceiling_24h=5), state, freed + timedelta(minutes=3))
     assert (found.start, found.fresh) == (freed, True)
 
@@ -465,7 +466,7 @@ def test_submission_may_not_begin_after_the_window_closes() -> None:
     next_at = paris(20, 17) - timedelta(seconds=1)
     found = earliest_slot(stretch, cadence, next_at, next_at - timedelta(minutes=5))
     assert found == Release(next_at, stretch.end)
-    assert earliest_slot(stretch, cadence, stretch.end, next_at) == Hold(
+    assert earliest_slot(stretch, cadence, stretch.end, stretch.end - HOUR) == Hold(
         "outside_window", stretch.end
     ), "the end itself is closed"
 
