@@ -1,4 +1,4 @@
-"""Real Postgres and Redis for one bench run, migrated, in a folder of their own."""
+"""Real servers for one bench run, migrated, in a folder of their own."""
 
 import random
 import shutil
@@ -32,7 +32,7 @@ HASHER = AddressHasher(b"k" * 32)
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """The two servers; SQL goes past every policy, to set a scene and look at it."""
+    """The servers; SQL goes past every policy, to set a scene and look at it."""
 
     stack: Stack
 
@@ -103,6 +103,23 @@ def servers() -> Iterator[Servers]:
     finally:
         stack.stop("redis")
         stack.stop("postgres")
+        shutil.rmtree(run, ignore_errors=True)
+
+
+@contextmanager
+def everything() -> Iterator[Servers]:
+    """Start all the servers of a stack, with the key-service twin; end them and what else runs.
+
+    Services do not run yet: `stack.restart`.
+    """
+    run = Path(tempfile.mkdtemp(prefix="pl-bench-"))
+    run.chmod(0o755)
+    stack = Stack(run)
+    try:
+        yield Servers(stack.up(keys="twin", services=False))
+    finally:
+        stack.down()
+        shutil.rmtree(stack.layout.state, ignore_errors=True)
         shutil.rmtree(run, ignore_errors=True)
 
 

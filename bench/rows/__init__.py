@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from bench.measure import Result
-from bench.rows import enrollment, memory, message, pacing
+from bench.rows import enrollment, lateness, memory, message, pacing
 
 Row = Callable[[int], list[Result]]
 
@@ -12,6 +12,7 @@ ROWS: Final[Mapping[int, Row]] = {
     3: pacing.measure_rate,
     4: pacing.measure_growth,
     5: memory.measure_bytes,
+    7: lateness.measure,
     8: enrollment.measure,
     10: message.measure,
 }
