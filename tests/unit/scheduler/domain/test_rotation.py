@@ -15,6 +15,15 @@ from paceline_scheduler.domain.rotation import (
     loaded,
     rejoined,
 )
+from paceline_scheduler.pacing.base import (
+    CampaignRoute,
+    MailboxRecord,
+    Place,
+    PoolRoute,
+    QueuedJob,
+    TierRoute,
+)
+from paceline_scheduler.pacing.memory import Shard
 
 # Who is free at each of some moments, of mailboxes 0..5.
 schedules = st.lists(st.sets(st.integers(0, 5), min_size=1), min_size=1, max_size=80)
@@ -32,12 +41,16 @@ class Pool:
         self.free: set[int] = set()
         self.cursors: dict[int, int] = defaultdict(lambda: -1)
 
-    def serve(
-        self, free: set[int], campaign: int = 1, pick: float = 0.0, best_open: int | None = None
-    ) -> int | None:
+    def join(self, free: set[int]) -> None:
+        """Say who is free now."""
         for one in free - self.free:
             self.loads[one] = rejoined(self.loads[one], self.floor)
         self.free = set(free)
+
+    def serve(
+        self, free: set[int], campaign: int = 1, pick: float = 0.0, best_open: int | None = None
+    ) -> int | None:
+        self.join(free)
         found = choose(
             self.mode,
             [Free(one, self.keys[one], self.turns[one], self.loads[one]) for one in free],
@@ -46,6 +59,8 @@ class Pool:
         if found is None:
             return None
         one = found.mailbox_id
+        # Busy again from now on.
+        self.free.discard(one)
         self.turn += 1
         self.turns[one] = self.turn
         self.cursors[campaign] = found.key
@@ -169,3 +184,60 @@ def test_backup_serves_only_while_no_better_rank_is_open(
 def test_within_a_rank_the_one_served_longest_ago_goes_first() -> None:
     pool = Pool("priority", {1: 0, 2: 0, 3: 1})
     assert [pool.serve({1, 2, 3}, best_open=0) for _ in range(4)] == [1, 2, 1, 2]
+
+
+# --- the pacing store, whose lanes answer the same without looking at everybody
+
+STEP_MS = 1000
+
+
+def record(mailbox: int, mode: Mode, key: int, busy_ms: int) -> MailboxRecord:
+    """A mailbox of pool 1, open for ever, `busy_ms` from one slot to its next."""
+    return MailboxRecord(
+        mailbox, 0, 0, busy_ms, 0, 0, 0, 0, 0, 1 << 50, -1, 0, (Place(0, 1, mode, key),)
+    )
+
+
+@pytest.mark.parametrize("mode", MODES)
+@given(
+    st.lists(st.integers(1, 5), min_size=5, max_size=5),
+    st.lists(st.integers(1, 4), min_size=5, max_size=5),
+    st.lists(st.integers(0, 4), min_size=5, max_size=40),
+    st.floats(0, 1, exclude_max=True),
+)
+@settings(max_examples=60, deadline=None)
+def test_pacing_store_chooses_as_the_rule_does(
+    mode: Mode, keys: list[int], busy: list[int], jobs: list[int], pick: float
+) -> None:
+    if mode == "round_robin":
+        keys = [3, 1, 5, 2, 4]
+    ranks = [[n for n in range(5) if keys[n] == rank] for rank in range(6)]
+    shard, pool = Shard(), Pool(mode, dict(enumerate(keys, 1)))
+    shard.open(1)
+    shard.set_mailboxes(
+        [record(n + 1, mode, keys[n], busy[n] * STEP_MS) for n in range(5)],
+    )
+    members = tuple(tuple(n + 1 for n in rank) for rank in ranks) if mode == "priority" else ()
+    tiers = (TierRoute((PoolRoute(1, mode, ((0, 0),), members),)),)
+    shard.set_rotation([CampaignRoute(7, frozenset({0}), tiers)])
+    next_at, job = dict.fromkeys(range(1, 6), 0), 0
+    for step, count in enumerate(jobs):
+        now = 1_800_000_000_000 + step * STEP_MS
+        free = {one for one, at in next_at.items() if at <= now}
+        # A batch never finds fewer jobs than it may serve: none waits for the next step.
+        open_ranks = min(keys) if mode == "priority" else None
+        count = min(count, sum(open_ranks is None or keys[one - 1] == open_ranks for one in free))
+        shard.push([QueuedJob(job + n, 7, None, now) for n in range(count)], now)
+        job += count
+        batch = shard.reserve(now, [0.0] * 8, [pick] * 8)
+        assert batch is not None
+        served = [proposal.mailbox_id for proposal in batch.proposals]
+        pool.join(free)
+        expected = []
+        for _ in range(count):
+            found = pool.serve(free, 1, pick, open_ranks)
+            assert found is not None
+            expected.append(found)
+            free.discard(found)
+            next_at[found] = now + busy[found - 1] * STEP_MS
+        assert served == expected

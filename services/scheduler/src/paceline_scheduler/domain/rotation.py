@@ -27,8 +27,8 @@ MODES: Final[tuple[Mode, ...]] = (
 
 WEIGHT_MAX: Final = 1000
 # What a turn costs a mailbox of weight 1. Whole numbers, so that Python and
-# Lua's doubles agree for 10^8 turns; a weight's share is exact to 10^-4.
-_TURN: Final = 10_000_000
+# Lua's doubles agree; a weight's share is exact to a thousandth.
+_TURN: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, Protocol
 
-Mode = Literal["next_in_line", "round_robin", "random", "weighted", "priority"]
+from paceline_scheduler.domain.rotation import Mode as Mode
+
 Match = Literal["off", "prefer", "strict"]
 
 MAX_LANES: Final = 4096

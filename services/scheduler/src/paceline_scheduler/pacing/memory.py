@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Final
 
+from paceline_scheduler.domain.rotation import loaded, rejoined
 from paceline_scheduler.pacing.base import (
     Batch,
     CampaignRoute,
@@ -23,8 +24,6 @@ from paceline_scheduler.pacing.base import (
 
 _STALE_MS: Final = 1000
 _PROMOTE: Final = 1000
-# A send costs a mailbox STRIDE / weight of its pool's virtual time.
-_STRIDE: Final = 1 << 20
 _RANK: Final = 1 << 32
 _MAX_SERVED: Final = (1 << 32) - 1
 _MAX_VIRTUAL: Final = 1 << 40
@@ -334,7 +333,9 @@ class Shard:
                 return box.served
             case "weighted":
                 # No credit for the time it was not free.
-                spent = max(box.passes.get(place.pool_id, 0), self._virtual.get(place.pool_id, 0))
+                spent = rejoined(
+                    box.passes.get(place.pool_id, 0), self._virtual.get(place.pool_id, 0)
+                )
                 box.passes[place.pool_id] = spent
                 return spent
             case "round_robin":
@@ -488,7 +489,7 @@ class Shard:
     def _spend(self, box: _Box, pool_id: int, key: int) -> None:
         for place in box.record.places:
             if place.pool_id == pool_id and place.mode == "weighted":
-                box.passes[pool_id] = key + _STRIDE // place.key
+                box.passes[pool_id] = loaded(key, place.key)
                 self._virtual[pool_id] = max(key, self._virtual.get(pool_id, 0))
                 if key >= _MAX_VIRTUAL:
                     # Rather rebuilt than counted wrong.
