@@ -99,6 +99,7 @@ async def test_a_campaign_is_forecast_with_what_if(tenant: Tenant, peers: Peers)
         "days": [{"date": "2026-11-20", "mailbox_id": mailbox["id"], "count": 50.0}],
         "bottleneck": "ramp_cap",
         "message": "the ramp binds until day 12",
+        "seeds": 20,
     }  # fmt: skip
     peers.scheduler = {"forecast": (200, answer)}
     path = f"/v1/campaigns/{campaign}/forecast"

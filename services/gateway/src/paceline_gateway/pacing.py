@@ -143,7 +143,10 @@ class Finish(BaseModel):
 
 
 class DayCount(BaseModel):
-    """Messages of one mailbox on one day (its own zone), by the middle run."""
+    """Messages of the campaign by one mailbox on one of its local days, the mean of all runs.
+
+    Mailboxes that were added for the forecast are called `new_1`, `new_2`, …
+    """
 
     date: date
     mailbox_id: str
@@ -151,12 +154,16 @@ class DayCount(BaseModel):
 
 
 class Forecast(BaseModel):
-    """How a campaign will go; `finish` null if it never will. `bottleneck` is a reason code."""
+    """How a campaign will go, by `seeds` runs (fewer than asked for where they take long).
+
+    `finish` null if it never will. `bottleneck` is a reason code of docs/reasons.md.
+    """
 
     finish: Finish | None
     days: list[DayCount]
     bottleneck: str | None
     message: str
+    seeds: int
 
 
 Unknown = Literal["scheduler_away", "not_known_yet", "just_changed"]
