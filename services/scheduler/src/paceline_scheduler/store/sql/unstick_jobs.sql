@@ -7,7 +7,8 @@ WITH asked AS MATERIALIZED (
     ) AS u(workspace_id, enrollment_id, job_id)
 ), freed AS (
     UPDATE scheduler.send_job AS j
-    SET sticky = false, mailbox_id = NULL, pool_id = NULL, updated_at = clock_timestamp()
+    SET sticky = false, mailbox_id = NULL, pool_id = NULL, reason = 'reassigned',
+        updated_at = clock_timestamp()
     FROM asked AS a
     WHERE (j.workspace_id, j.job_id) = (a.workspace_id, a.job_id)
 ), moved AS (
