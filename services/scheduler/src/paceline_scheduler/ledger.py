@@ -23,7 +23,7 @@ OPEN: Final = "open"
 # Columns of `load_budgets.sql` that the rules are read from, and what else the decision rests on.
 _NOTED: Final = (
     "policy", "timezone", "provider", "country", "region", "connected_at", "cadence_ms",
-    "hour_cap", "ceiling", "types", "health", "stage", "domain_cap",
+    "hour_cap", "ceiling", "types", "health", "health_floor", "stage", "domain_cap", "domain_tz",
 )  # fmt: skip
 
 Scope = Literal["mailbox", "job", "campaign"]

@@ -1,0 +1,45 @@
+-- Purpose: how many queued first messages of the job's campaign are before it: jobs with a smaller
+-- number, which is the order of enrollment. The nearest :near numbers are counted; beyond them each
+-- stretch, twice as long as the one before, is sampled. As of :at, if given: what had no slot then.
+-- Out: before (exact part plus estimate), and whether all of it was counted.
+WITH stretch AS (
+    SELECT g.n, greatest(CAST(:job AS bigint) - CAST(:near AS bigint) * (2 ^ g.n)::bigint, :first) AS low,
+        CASE WHEN g.n = 0 THEN CAST(:job AS bigint)
+            ELSE CAST(:job AS bigint) - CAST(:near AS bigint) * (2 ^ (g.n - 1))::bigint END AS high
+    FROM generate_series(0, 16) AS g(n)
+), point AS (
+    SELECT s.n, s.low, s.high, CASE WHEN s.n = 0 THEN s.low
+        ELSE s.low + (s.high - s.low) * p.n / :points END AS begins,
+        CASE WHEN s.n = 0 THEN :near ELSE :rows END AS most
+    FROM stretch AS s
+    CROSS JOIN LATERAL generate_series(0, CASE WHEN s.n = 0 THEN 0 ELSE :points - 1 END) AS p(n)
+    WHERE s.high > s.low
+), sample AS (
+    SELECT p.n, p.high - p.low AS length, r.matching,
+        CASE WHEN r.found < p.most THEN p.high ELSE r.last + 1 END - p.begins AS seen
+    FROM point AS p
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS found, max(j.job_id) AS last, count(*) FILTER (
+            WHERE j.campaign_id = :campaign AND NOT j.sticky AND CASE
+                WHEN CAST(:at AS timestamptz) IS NULL THEN j.state = 'queued' AND j.due_at <= :due
+                ELSE (j.state <> 'cancelled' OR j.updated_at > :at) AND NOT EXISTS (
+                    SELECT FROM scheduler.slot AS s
+                    WHERE (s.workspace_id, s.job_id) = (:workspace, j.job_id)
+                        AND s.reserved_at <= :at AND (s.returned_at IS NULL OR s.returned_at > :at))
+                END) AS matching
+        FROM (
+            SELECT j.* FROM scheduler.send_job AS j
+            WHERE j.workspace_id = :workspace AND j.job_id >= p.begins AND j.job_id < p.high
+            ORDER BY j.job_id
+            LIMIT p.most
+        ) AS j
+    ) AS r
+), counted AS (
+    SELECT s.n, sum(s.matching) * CASE WHEN s.n = 0 THEN 1
+        ELSE max(s.length) / greatest(sum(s.seen), 1) END AS before
+    FROM sample AS s
+    GROUP BY s.n
+)
+SELECT coalesce(round(sum(c.before)), 0)::bigint AS before,
+    coalesce(sum(c.before) FILTER (WHERE c.n > 0), 0) = 0 AS is_exact
+FROM counted AS c
