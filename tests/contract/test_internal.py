@@ -1,6 +1,7 @@
-"""What the gateway asks under `/internal` is what sender and reply understand."""
+"""What the gateway asks under `/internal` is what sender, reply and scheduler understand."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -8,9 +9,11 @@ import pytest
 from pydantic import SecretStr
 
 from paceline_common import ids
-from paceline_gateway import probe
+from paceline_gateway import pacing, probe
+from paceline_gateway.api.pacing import ForecastIn, WhatIf
 from paceline_gateway.settings import GatewaySettings
 from paceline_reply.api import ProbeRequest as ReadRequest
+from paceline_scheduler import forecast
 from paceline_sender.probe import ProbeRequest as SendRequest
 
 WORKSPACE, MAILBOX = 7, 2**40 + 5
@@ -49,3 +52,22 @@ async def test_both_legs_are_asked_by_public_ids_and_understood(
         assert body["mailbox_id"] == ids.encode("mbx", MAILBOX)
     for understood in (SendRequest.model_validate(send), ReadRequest.model_validate(read)):
         assert (understood.workspace_id, understood.mailbox_id) == (WORKSPACE, MAILBOX)
+
+
+def test_a_forecast_is_asked_and_answered_in_the_same_words() -> None:
+    asked = ForecastIn(
+        seeds=3,
+        what_if=WhatIf(add_mailboxes=2, caps={"*": {"daily_cap": 90}}, leads=100),
+    ).model_dump(exclude_none=True)
+    question = forecast.Question.model_validate({"campaign_id": "cmp_0", **asked})
+    assert question.model_dump(exclude={"campaign_id"}) == asked
+    forecast.Question.model_validate(
+        {"campaign_id": "cmp_0", **ForecastIn().model_dump(exclude_none=True)}
+    )
+    at = datetime(2026, 11, 20, 9, tzinfo=UTC)
+    answer = forecast.Forecast(
+        finish=forecast.Finish(p10=at, p50=at, p90=at),
+        days=[forecast.DayCount(date=at.date(), mailbox_id="new_1", count=1.5)],
+        bottleneck="ramp_cap", message="the ramp binds", seeds=3,
+    ).model_dump_json()  # fmt: skip
+    assert pacing.Forecast.model_validate_json(answer).model_dump_json() == answer

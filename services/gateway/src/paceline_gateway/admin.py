@@ -22,6 +22,7 @@ from paceline_common.keys import KeyAdmin
 from paceline_gateway import kafka_publishers
 from paceline_gateway.domain import apikey
 from paceline_gateway.domain.zone import is_timezone
+from paceline_gateway.places import places
 from paceline_gateway.store.tables import ApiKey, Publisher, PublisherWorkspace, Workspace
 
 workspace = typer.Typer(help="Tenants.", no_args_is_help=True)
@@ -67,8 +68,8 @@ def create_workspace(
     """Make a workspace and its keys in the key service."""
     if not is_timezone(timezone):
         refuse(f"{timezone!r} is no IANA time zone; write it like Europe/Berlin")
-    if country is not None and not re.fullmatch(r"[A-Z]{2}", country):
-        refuse(f"{country!r} is no country code; write it like DE")
+    if country is not None and country not in places():
+        refuse(f"{country!r} is no country whose holidays are known; write two letters, like DE")
     settings = AdminSettings()
     keys = KeyAdmin(settings)
     with _transaction(settings) as tx:

@@ -44,7 +44,7 @@ class ReleaseBy(BaseModel):
     """The smallest change that would let the job go."""
 
     action: str
-    detail: str
+    detail: str | None
 
 
 class Happening(BaseModel):
@@ -112,7 +112,7 @@ class Limit(BaseModel):
     """One limit: used and left of it, and when it starts anew."""
 
     reason: str
-    used: int
+    used: int | None
     limit: int | None
     left: int | None
     resets_at: datetime | None
