@@ -28,6 +28,7 @@ _T = TypeVar("_T")
 
 _START_MS: Final = round(START.timestamp() * 1000)
 _MAILBOXES_PER_WORKSPACE: Final = 125
+_LEAST_WORKSPACES: Final = 4
 # Of the first so many mailboxes, those of consumer Gmail share their account.
 _SHARED: Final = 60
 _MAILBOXES_PER_DOMAIN: Final = 5
@@ -203,7 +204,7 @@ def generate(days: int, mailboxes: int, leads: int, steps: int, seed: int) -> li
     """Return the fleet that a seed stands for. Raises `ValueError` for sizes below 1."""
     if min(days, mailboxes, leads, steps) < 1:
         raise ValueError("days, mailboxes, leads and steps are at least 1")
-    count = max(1, round(mailboxes / _MAILBOXES_PER_WORKSPACE))
+    count = max(min(mailboxes, _LEAST_WORKSPACES), round(mailboxes / _MAILBOXES_PER_WORKSPACE))
     return [
         _Workspace(n + 1, days, steps, random.Random(f"{seed}/{n}")).plan(  # noqa: S311
             _share(mailboxes, count, n), _share(leads, count, n)

@@ -23,7 +23,8 @@ from paceline_scheduler import policy
 from paceline_scheduler.domain import sequence
 from paceline_scheduler.domain.capacity import effective
 from paceline_scheduler.domain.caps import used_on
-from paceline_scheduler.domain.eligibility import admits
+from paceline_scheduler.domain.eligibility import admits, compile_stretch
+from paceline_scheduler.domain.hold import Hold
 from paceline_scheduler.domain.rules import CampaignRules, Rules, State
 from paceline_scheduler.pacing.base import Mode, Proposal, QueuedJob
 from paceline_scheduler.simulator.budget import (
@@ -432,6 +433,8 @@ class _Run:
                 bound[one.held_by or "mailbox_suspended"] += count
             elif refused is not None:
                 bound[refused.reason] += count
+            elif isinstance(never := compile_stretch(budget.rules, one.state, until), Hold):
+                bound[never.reason] += count
             else:
                 days = [first + timedelta(days=n) for n in range(min(count, _JUDGED_DAYS))]
                 self._judge_days(one, budget, days, bound, closed)
