@@ -152,6 +152,25 @@ async def test_only_admitted_classes_send_a_campaigns_follow_ups(machine: Machin
     assert [one.job_id for one in await machine.sent()] == [10]
 
 
+async def test_mailbox_of_another_class_sends_what_that_class_may(machine: Machine) -> None:
+    await machine.ready([mailbox(1, klass=3)], [route(5, classes=(4,))])
+    await machine.push(job(10, to=1), job(11, 6, to=1))
+    assert await machine.sent() == []
+    await machine.store.set_mailboxes(WS, [mailbox(1, klass=4)])
+    assert [one.job_id for one in await machine.sent()] == [10]
+
+
+async def test_jobs_pushed_behind_parked_follow_ups_keep_their_order(machine: Machine) -> None:
+    await machine.ready([mailbox(1)], [])
+    await machine.push(job(10, to=1))
+    assert await machine.sent() == []
+    await machine.push(job(11, to=1))
+    await machine.store.set_rotation(WS, [route(5)])
+    served = [one.job_id for one in await machine.sent()]
+    machine.advance(1200)
+    assert served + [one.job_id for one in await machine.sent()] == [10, 11]
+
+
 async def test_job_waits_until_it_is_due(machine: Machine) -> None:
     await machine.ready([mailbox(1)])
     await machine.push(job(10, due=machine.now + 5000))
@@ -262,6 +281,15 @@ async def test_mailbox_written_anew_leaves_the_lanes_it_had(machine: Machine) ->
     assert await machine.sent() == []
     await machine.push(job(11, 6))
     assert [one.job_id for one in await machine.sent()] == [11]
+
+
+async def test_mailbox_written_anew_leaves_all_its_lanes(machine: Machine) -> None:
+    both = (Place(1, 1, "next_in_line"), Place(2, 2, "round_robin", 4))
+    await machine.ready([mailbox(1, *both)], [route(5), route(6, pool(2, "round_robin"))])
+    await machine.reserve()
+    await machine.store.set_mailboxes(WS, [mailbox(1, Place(3, 3, "random"))])
+    await machine.push(job(10, 5), job(11, 6))
+    assert await machine.sent() == []
 
 
 async def test_mailbox_of_several_pools_serves_one_job_at_a_time(machine: Machine) -> None:

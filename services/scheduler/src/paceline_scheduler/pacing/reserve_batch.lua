@@ -27,7 +27,8 @@
 --   due ms, ...}, {stale mailbox, ...}}. Stale mailboxes need their next stretch compiled.
 local META, INCOMING, READY, FREE, HELD = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local MAILBOX, DUE, QUEUE, TURN, ROUTE = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
-local MESSAGES, PROMOTE, STALE_MS, PAGE = 500, 1000, 1000, 16
+-- What one call takes in is bounded, by messages and by bytes: about 10 ms.
+local MESSAGES, BYTES, AT_ONCE, PROMOTE, STALE_MS, PAGE = 1000, 400000, 50, 1000, 1000, 16
 local CHUNK, MERGE, HEADER, SPAN = 500, 64, 12, 2 ^ 31
 local LANE, RANK, STRIDE = 2 ^ 41, 2 ^ 32, 2 ^ 20
 local MAX_SERVED, MAX_VIRTUAL = 2 ^ 32 - 1, 2 ^ 40
@@ -337,7 +338,7 @@ local function take_in(mailbox, campaign, host, blob, change)
   end
 end
 
-for _, raw in ipairs(call('LPOP', INCOMING, MESSAGES) or {}) do
+local function take_message(raw)
   local m = unpack_(raw)
   if m[1] == 'q' then
     take_in(m[2], m[3], m[4], m[5], append)
@@ -384,6 +385,18 @@ for _, raw in ipairs(call('LPOP', INCOMING, MESSAGES) or {}) do
     end
     many('ZADD', READY, names)
     call('DEL', HELD)
+  end
+end
+
+local taken, size = 0, 0
+while taken < MESSAGES and size < BYTES do
+  local messages = call('LPOP', INCOMING, AT_ONCE)
+  if not messages then
+    break
+  end
+  for _, raw in ipairs(messages) do
+    taken, size = taken + 1, size + #raw
+    take_message(raw)
   end
 end
 
