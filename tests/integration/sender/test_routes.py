@@ -1,4 +1,4 @@
-"""`/internal/probe` and `/internal/preview`, as the gateway calls them."""
+"""`/internal/probe`, `/internal/recheck` and `/internal/preview`, as their callers use them."""
 
 import base64
 import json
@@ -108,6 +108,63 @@ async def test_a_failed_probe_gives_the_exact_words_and_a_remedy(
     assert words in body["message"]
     assert body["message"]
     assert body["remedy"]
+
+
+def recheck_path(world: World, mailbox_id: int | None = None) -> str:
+    return "/internal/recheck/{}/{}".format(
+        ids.encode("ws", world.workspace_id), ids.encode("mbx", mailbox_id or world.mailbox_id)
+    )
+
+
+async def test_a_recheck_signs_in_with_what_is_stored_and_sends_nothing(
+    house: Stack, world: World, client: httpx.AsyncClient
+) -> None:
+    answer = await client.post(recheck_path(world))
+    assert answer.status_code == 200, answer.text
+    assert (answer.json()["ok"], answer.json()["code"]) == (True, "ok")
+    (event,) = world.events("mailbox-probed")
+    assert (event.leg, event.ok, event.mailbox_id) == ("send", True, world.mailbox)
+    folder = house.mailhost.maildir(world.email) / "new"
+    assert not folder.exists() or not any(folder.iterdir())
+
+
+async def test_a_failed_recheck_tells_the_servers_words_without_addresses_in_the_event(
+    house: Stack, world: World, client: httpx.AsyncClient
+) -> None:
+    house.mailhost.add_user(world.email, "another-password-8")
+    answer = (await client.post(recheck_path(world))).json()
+    assert (answer["ok"], answer["code"]) == (False, "auth_failed")
+    assert "5.7.8" in answer["message"]
+    assert answer["remedy"]
+    (event,) = world.events("mailbox-probed")
+    assert (event.ok, event.code) == (False, "auth_failed")
+    assert "5.7.8" in event.detail
+    assert "@" not in event.detail
+
+
+async def test_a_recheck_of_a_credential_that_cannot_be_opened_fails_by_name(
+    world: World, client: httpx.AsyncClient
+) -> None:
+    world.rows(
+        "UPDATE gateway.mailbox SET smtp_credential = 'x' WHERE mailbox_id = %s", world.mailbox_id
+    )
+    answer = (await client.post(recheck_path(world))).json()
+    assert (answer["ok"], answer["code"]) == (False, "credential_unreadable")
+
+
+async def test_a_mailbox_that_is_none_cannot_be_rechecked(
+    world: World, client: httpx.AsyncClient
+) -> None:
+    for path in (recheck_path(world, world.mailbox_id + 1), "/internal/recheck/ws_1/mbx_2"):
+        answer = await client.post(path)
+        assert (answer.status_code, answer.json()["code"]) == (404, "unknown_mailbox")
+    world.rows(
+        "UPDATE gateway.mailbox SET deleted_at = now(), smtp_credential = NULL,"
+        " imap_credential = NULL WHERE mailbox_id = %s",
+        world.mailbox_id,
+    )
+    assert (await client.post(recheck_path(world))).status_code == 404
+    assert world.events("mailbox-probed") == []
 
 
 async def test_an_address_of_another_account_is_refused_as_sender(

@@ -243,18 +243,19 @@ async def test_a_soft_refusal_comes_back_with_the_same_message_id(
 async def test_a_wrong_password_holds_the_mailbox_with_the_servers_words(
     world: World, sender: Sender, transport: FakeTransport
 ) -> None:
-    transport.refusal = Answer("unsent", "auth", "auth_failed", 535, "5.7.8", "5.7.8 bad password")
+    words = "5.7.8 bad password of <ann@north.test>"
+    transport.refusal = Answer("unsent", "auth", "auth_failed", 535, "5.7.8", words)
     job = world.job(world.lead("bob@example.test"))
     sender.preparer.hold([job])
     await until(lambda: bool(world.suspensions()), "suspended")
     (suspension,) = world.suspensions()
     assert (suspension["scope"], suspension["ref"]) == ("mailbox", world.mailbox_id)
-    assert (suspension["reason"], suspension["detail"]) == ("auth_failed", "5.7.8 bad password")
+    assert (suspension["reason"], suspension["detail"]) == ("auth_failed", words)
     assert suspension["until"] is None
     assert world.job_row(job)["state"] == "queued"
     (issue,) = world.events("issue-raised")
     assert (issue.subject, issue.code) == (world.mailbox, "auth_failed")
-    assert "5.7.8" not in issue.detail
+    assert issue.detail == "5.7.8 bad password of <address>"
     assert transport.submitted == []
 
 
@@ -269,7 +270,12 @@ async def test_the_third_failed_connection_in_a_row_holds_the_mailbox(
         await until(lambda job=job: world.job_row(job)["state"] == "queued", "given back")  # type: ignore[misc]
     (suspension,) = world.suspensions()
     assert suspension["reason"] == "connect_failed"
-    assert suspension["until"] is not None
+    # A recheck ends it, not the clock.
+    assert suspension["until"] is None
+    (recheck,) = world.rows(
+        "SELECT reason FROM scheduler.node_recheck WHERE mailbox_id = %s", world.mailbox_id
+    )
+    assert recheck["reason"] == "connect_failed"
 
 
 async def test_no_answer_is_in_doubt_and_never_tried_again(

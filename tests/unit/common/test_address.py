@@ -4,7 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paceline_common.address import AddressHasher, InvalidAddress, normalise, normalise_domain
+from paceline_common.address import (
+    AddressHasher,
+    InvalidAddress,
+    normalise,
+    normalise_domain,
+    without_addresses,
+)
 
 KEY = bytes(range(32))
 
@@ -101,3 +107,16 @@ def test_a_short_key_is_refused() -> None:
 def test_what_cannot_be_a_domain_is_refused(domain: str) -> None:
     with pytest.raises(InvalidAddress):
         normalise_domain(domain)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("550 5.1.1 <bob@x.test>: no such user", "550 5.1.1 <address>: no such user"),
+        ("535 ann.o'neil@mail.x.test denied", "535 <address> denied"),
+        ('no (bob@x.test), no a@b; "c@d"', 'no (<address>), no <address>; "<address>"'),
+        ("535 5.7.8 bad password", "535 5.7.8 bad password"),
+    ],
+)
+def test_a_servers_words_are_told_without_addresses(words: str, told: str) -> None:
+    assert without_addresses(words) == told

@@ -17,7 +17,7 @@ _DOMAIN_MAX: Final = 253
 _LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 # White space, control and format characters, surrogates, unassigned.
 _UNPRINTABLE: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zs", "Zl", "Zp"})
-_QUOTED: Final = re.compile(r"<?[^\s<>\"'(),;]+@[^\s<>\"'(),;]+>?")
+_QUOTED: Final = re.compile(r'<?[^\s<>"(),;]+@[^\s<>"(),;]+>?')
 
 
 class InvalidAddress(ValueError):
