@@ -646,8 +646,8 @@ end
 -- Entry n (from 0) of a lane, which stands wholly in the sorted set.
 local function nth(lane, n)
   local first = call('ZCOUNT', FREE, '-inf', '(' .. string.format('%.0f', lane.base))
-  local found = call('ZRANGE', FREE, first + n, first + n)[1]
-  return { 0, name = string.sub(found, 3) }
+  local found = call('ZRANGE', FREE, first + n, first + n, 'WITHSCORES')
+  return { tonumber(found[2]) - lane.base, name = string.sub(found[1], 3) }
 end
 
 local function flush(lane, number)
