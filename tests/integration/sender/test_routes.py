@@ -159,7 +159,7 @@ async def test_a_mailbox_that_is_none_cannot_be_rechecked(
         answer = await client.post(path)
         assert (answer.status_code, answer.json()["code"]) == (404, "unknown_mailbox")
     world.rows(
-        "UPDATE gateway.mailbox SET deleted_at = now(), smtp_credential = NULL,"
+        "UPDATE gateway.mailbox SET deleted_at = now(), is_active = false, smtp_credential = NULL,"
         " imap_credential = NULL WHERE mailbox_id = %s",
         world.mailbox_id,
     )
