@@ -6,13 +6,14 @@ from typing import Any
 
 import httpx
 import pytest
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 
 from paceline_common import ids
 from paceline_gateway import pacing, probe
 from paceline_gateway.api.pacing import ForecastIn, WhatIf
 from paceline_gateway.settings import GatewaySettings
 from paceline_reply.api import ProbeRequest as ReadRequest
+from paceline_scheduler import api as scheduler
 from paceline_scheduler import forecast
 from paceline_sender.probe import ProbeRequest as SendRequest
 
@@ -71,3 +72,29 @@ def test_a_forecast_is_asked_and_answered_in_the_same_words() -> None:
         bottleneck="ramp_cap", message="the ramp binds", seeds=3,
     ).model_dump_json()  # fmt: skip
     assert pacing.Forecast.model_validate_json(answer).model_dump_json() == answer
+
+
+@pytest.mark.parametrize(
+    ("read", "told"),
+    [
+        (pacing.Explanation, scheduler.Explanation),
+        (pacing.Constraint, scheduler.Constraint),
+        (pacing.Interval, scheduler.Interval),
+        (pacing.ReleaseBy, scheduler.ReleaseBy),
+        (pacing.Happening, scheduler.Happened),
+        (pacing.Schedule, scheduler.Schedule),
+        (pacing.Standing, scheduler.Standing),
+        (pacing.Limit, scheduler.Limit),
+        (pacing.Capacity, scheduler.Capacity),
+        (pacing.GroupCapacity, scheduler.GroupCapacity),
+        (pacing.MailboxCapacity, scheduler.MailboxCapacity),
+        (pacing.Forecast, forecast.Forecast),
+        (pacing.Finish, forecast.Finish),
+        (pacing.DayCount, forecast.DayCount),
+    ],
+    ids=lambda model: model.__name__,
+)
+def test_the_gateway_reads_all_that_the_scheduler_tells(
+    read: type[BaseModel], told: type[BaseModel]
+) -> None:
+    assert set(read.model_fields) == set(told.model_fields)
