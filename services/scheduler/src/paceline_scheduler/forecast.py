@@ -115,7 +115,7 @@ async def load_snapshot(
         )
     ).all()
     budgets = (await tx.execute(queries["load_budgets"], {**arguments, "mailboxes": None})).all()
-    pools = (await tx.execute(queries["load_pools"], arguments)).all()
+    pools = (await tx.execute(queries["load_pools"], {**arguments, "mailboxes": None})).all()
     now = budgets[0].db_now if budgets else datetime.now(UTC)
     waiting: dict[int, list[Waiting]] = defaultdict(list)
     for one in jobs:
@@ -250,7 +250,9 @@ def _message(outlook: Outlook, finish: Finish | None, asked: int) -> str:
     else:
         said = f"{count} messages, done about {finish.p50:%Y-%m-%d %H:%M} UTC. Mostly: {cause}"
         if outlook.is_cut:
-            said += " The end is drawn out at the pace of the days listed: there is much to send."
+            said += (
+                " Beyond the days listed it is drawn out by the capacity: there is much to send."
+            )
     if outlook.seeds < asked:
         said += f" {outlook.seeds} runs instead of {asked}, for the time they take."
     return said + " As if nobody answered and nothing changed."

@@ -46,6 +46,9 @@ _NODE_SPACING_MS: Final = 250
 # How late the pacing loop may be: it polls, and its transactions take their time.
 _LATENESS_MS: Final = 250
 _JUDGED_DAYS: Final = 60
+# Mailboxes whose capacity stands for that of all when the time is over.
+_SAMPLED: Final = 100
+_UNLIMITED: Final = 86_400_000 // _NODE_SPACING_MS
 _CLOSED: Final = ("outside_window", "holiday", "blackout")
 
 
@@ -116,7 +119,7 @@ class Outlook:
     `days` has the mean count by the mailbox's local date and mailbox; ids below
     0 are those of added mailboxes. `bottleneck`: the reason that bound most
     mailbox days until the middle finish. `is_cut`: the time allowed was over
-    and the rest is drawn out at the same pace.
+    and the rest goes by the capacity of the days to come.
     """
 
     finishes: tuple[datetime, ...]
@@ -344,18 +347,34 @@ class _Run:
         return self
 
     def _draw_out(self) -> None:
-        """Guess the finish from the pace so far."""
+        """Guess the finish from the capacity of the days to come and our share of it so far."""
         self.is_cut = True
-        sent = sum(self.days.values())
-        steps = self._campaign.delays
-        left = sum(
-            token.count * sum(step >= token.step for step in steps)
+        left: float = sum(
+            token.count * sum(step >= token.step for step in self._campaign.delays)
             for token in self._tokens.values()
             if token.campaign is self._campaign
         )
-        if sent:
-            span = self._last - to_ms(self._snapshot.now)
-            self.finish = to_datetime(self._last + span * left // sent)
+        ours = _pools_of(self._snapshot, self._campaign.route.campaign_id)
+        asked = CampaignRules(self._campaign.route.type, self._campaign.route.min_health)
+        serving = [
+            (self._pacer.mailboxes[one.mailbox_id].budget.rules, one.state)
+            for one in self._snapshot.mailboxes
+            if ours & one.members.keys() and one.held_by is None
+        ]
+        serving = [one for one in serving if admits(*one, asked) is None]
+        every = -(-len(serving) // _SAMPLED) or 1
+        share = every * sum(self.days.values()) / max(1, sum(self._used.values()))
+        at = to_datetime(self._last)
+        for _ in range(_HORIZON.days):
+            at += timedelta(days=1)
+            per_day = share * sum(
+                _UNLIMITED if (found := effective(*one, at.date()).per_day) is None else found
+                for one in serving[::every]
+            )
+            if per_day >= left > 0:
+                self.finish = at - timedelta(days=1 - left / per_day)
+                return
+            left -= per_day
 
     def _step(self) -> int | None:
         """Decide what can be decided now; return when to look again."""
