@@ -130,6 +130,20 @@ async def test_weighted_gives_no_credit_for_time_not_free(machine: Machine) -> N
     assert abs(served[1] - served[2]) <= 2
 
 
+async def test_what_a_mailbox_sent_by_another_mode_counts_in_its_weight(machine: Machine) -> None:
+    # The routes learn of a pool's new mode before its mailboxes do.
+    await machine.ready(
+        [mailbox(n, place("weighted", 1)) for n in (1, 2)], [route(5, pool(1, "weighted"))]
+    )
+    assert await one_by_one(machine, 2) == [1, 2]
+    await machine.store.set_rotation(WS, [route(5, pool(1, "random"))])
+    await machine.push(job(1))
+    assert [one.mailbox_id for one in await machine.sent(pick=0.0)] == [1]
+    machine.advance(LATER)
+    await machine.store.set_rotation(WS, [route(5, pool(1, "weighted"))])
+    assert await one_by_one(machine, 1) == [2]
+
+
 class TestPriority:
     RANKS = ((1, 2), (3,), (4,))
 
