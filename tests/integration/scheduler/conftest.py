@@ -1,12 +1,13 @@
 """A private Postgres with the whole house's schema, a private Redis, and a small world in them."""
 
+import asyncio
 import random
 import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,24 @@ from paceline_common.kafka.subscribe import Delivery
 from paceline_common.settings import ServiceSettings
 from paceline_common.telemetry import Metrics
 from paceline_local.stack import Stack
+from paceline_scheduler.budgets import Budgets
+from paceline_scheduler.campaigns import Campaigns
+from paceline_scheduler.contact import Holds
 from paceline_scheduler.enroll import Enroller
+from paceline_scheduler.ledger import Ledger
 from paceline_scheduler.mailboxes import Mailboxes
 from paceline_scheduler.metrics import METRICS
 from paceline_scheduler.outcomes import Outcomes
 from paceline_scheduler.pacing.redis import RedisPacing
 from paceline_scheduler.rebuild import PacingState
 from paceline_scheduler.reserve import Pacer
+from paceline_scheduler.shaping import Shaper
 from paceline_scheduler.suspend import CampaignSettler, Changes
 
 WS = 7
 DEMO_POLICY = {
+    "ramp": None,
+    "health_floor": False,
     "cadence_s": 1,
     "jitter_s": [0.1, 0.3],
     "grace_s": 0.05,
@@ -42,9 +50,11 @@ DEMO_POLICY = {
     "windows": None,
 }
 HASHER = AddressHasher(b"k" * 32)
+FREE_MAIL = frozenset({"gmail.com", "free.test"})
 SCHEDULER_TABLES = (
-    "receipt, send_job, slot, enrollment, lead, address, mailbox_budget, shard, pace_change, gate,"
-    " suspension, outbox, inbox, quarantine"
+    "receipt, send_job, slot, enrollment, lead, address, mailbox_budget, account_budget,"
+    " domain_budget, recipient_budget, campaign_policy, node_recheck, decision, shard, pace_change,"
+    " gate, suspension, outbox, inbox, quarantine"
 )
 
 
@@ -107,16 +117,22 @@ class World:
         pool: int = 1,
         policy: dict[str, Any] | None = None,
         timezone: str | None = None,
+        email: str | None = None,
+        provider: str = "smtp",
     ) -> int:
+        address = email or f"m{mailbox}@send.test"
         self.sql(
             "INSERT INTO gateway.mailbox (workspace_id, mailbox_id, email, domain, kind, policy,"
-            " timezone, smtp, imap, smtp_credential, imap_credential) OVERRIDING SYSTEM VALUE"
-            " VALUES (%s, %s, %s, 'send.test', 'smtp', %s, %s, '{}', '{}', '', '')",
+            " timezone, smtp, imap, smtp_credential, imap_credential, provider_set)"
+            " OVERRIDING SYSTEM VALUE"
+            " VALUES (%s, %s, %s, %s, 'smtp', %s, %s, '{}', '{}', '', '', %s)",
             workspace,
             mailbox,
-            f"m{mailbox}@send.test",
+            address,
+            address.partition("@")[2],
             Jsonb(DEMO_POLICY if policy is None else policy),
             timezone,
+            provider,
         )
         self.sql(
             "INSERT INTO gateway.pool (workspace_id, pool_id, name) OVERRIDING SYSTEM VALUE"
@@ -241,6 +257,10 @@ class World:
                 " FROM unnest(%(n)s::bigint[]) n"
             ),
             (
+                "INSERT INTO campaign_policy (workspace_id, campaign_id, version, type)"
+                " VALUES (%(ws)s, %(c)s, 1, 1) ON CONFLICT DO NOTHING"
+            ),
+            (
                 "INSERT INTO mailbox_budget (workspace_id, mailbox_id, domain, domain_ref, version,"
                 " is_active, tz, cadence_ms, jitter_min_ms, jitter_max_ms, grace_ms,"
                 " max_outstanding)"
@@ -336,6 +356,12 @@ class House:
     outcomes: Outcomes
     changes: Changes
     settler: CampaignSettler
+    mailboxes: Mailboxes
+    campaigns: Campaigns
+    budgets: Budgets
+    ledger: Ledger
+    shaper: Shaper
+    holds: Holds
 
     async def handle(
         self, handler: Callable[..., Awaitable[None]], *deliveries: Delivery[Any]
@@ -362,32 +388,51 @@ async def house(world: World) -> AsyncIterator[House]:
         protocol=2,
     )
     db = Database(world.settings("scheduler"))
+    yield furnish(db, redis)
+    await db.close()
+    await redis.aclose()
+
+
+def furnish(db: Database, redis: Redis, seed: int = 1) -> House:
+    """Put the scheduler's parts together over one database and one Redis."""
     queries = Queries("paceline_scheduler")
     store = RedisPacing(redis)
-    mailboxes = Mailboxes(queries)
-    rng = random.Random(1)
-    state = PacingState(db, queries, store, mailboxes, rng)
+    mailboxes, campaigns, budgets = Mailboxes(queries), Campaigns(queries), Budgets(queries)
+    ledger = Ledger(db, queries, timedelta(days=30))
+    rng = random.Random(seed)
+    state = PacingState(db, queries, store, ledger, rng)
     outbox = Outbox(db)
-    pacer = Pacer(db, queries, store, state, outbox, Metrics(METRICS), rng)
-    settler = CampaignSettler(db, queries, outbox)
+    holds = Holds(db, queries)
+    wake = asyncio.Event()
 
     async def hasher() -> AddressHasher:
         return HASHER
 
-    yield House(
+    shaper = Shaper(db, queries, hasher, wake.set)
+    pacer = Pacer(
+        db, queries, store, state, outbox, ledger, shaper, Metrics(METRICS), rng, wake=wake
+    )
+    settler = CampaignSettler(db, queries, outbox, holds)
+    return House(
         db=db,
         queries=queries,
         redis=redis,
         store=store,
         state=state,
         pacer=pacer,
-        enroller=Enroller(queries, hasher, pacer.wake.set, accept_test_domains=True),
-        outcomes=Outcomes(queries, outbox, pacer.wake.set),
-        changes=Changes(queries, mailboxes, settler, pacer.wake.set),
+        enroller=Enroller(queries, hasher, wake.set, campaigns, shaper, accept_test_domains=True),
+        outcomes=Outcomes(queries, outbox, wake.set, holds, FREE_MAIL),
+        changes=Changes(
+            queries, outbox, mailboxes, campaigns, budgets, shaper, holds, settler, wake.set
+        ),
         settler=settler,
+        mailboxes=mailboxes,
+        campaigns=campaigns,
+        budgets=budgets,
+        ledger=ledger,
+        shaper=shaper,
+        holds=holds,
     )
-    await db.close()
-    await redis.aclose()
 
 
 def until(deadline_s: float = 10.0) -> Iterator[None]:

@@ -1,14 +1,15 @@
-"""What the pacing store holds, derived from Postgres: mailboxes, rotation and queues.
+"""What the pacing store holds, derived from Postgres: mailboxes, routes and queues.
 
 All of it can be written anew at any time; `rebuild` does it from nothing, in a
 new epoch, so that proposals made of older state are refused.
 """
 
+import json
 import math
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import Row, text
@@ -17,35 +18,46 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from paceline_common import telemetry
 from paceline_common.db import Database, Queries
 from paceline_scheduler import policy
-from paceline_scheduler.domain import stickiness
-from paceline_scheduler.domain.caps import DayCount
-from paceline_scheduler.domain.eligibility import Hold, Stretch, compile_stretch
+from paceline_scheduler.budgets import Budgets, opening_of, stretch_of
+from paceline_scheduler.campaigns import Campaigns
+from paceline_scheduler.domain.eligibility import Stretch
+from paceline_scheduler.domain.hold import Hold
+from paceline_scheduler.ledger import Ledger, Noted, of_mailbox
 from paceline_scheduler.mailboxes import Mailboxes
-from paceline_scheduler.pacing.base import MailboxRecord, PacingStore, QueuedJob
+from paceline_scheduler.pacing.base import MailboxRecord, PacingStore, Place, Proposal, QueuedJob
+from paceline_scheduler.routes import Lanes, Members
 
 # Jobs due later stay in Postgres alone: Redis holds what may soon be sent.
 HORIZON: Final = timedelta(minutes=10)
-_ROWS: Final = 5_000
+_LIST: Final = 500
+_LISTS: Final = 20
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _log = telemetry.logger("scheduler.rebuild")
 
 
 class PacingState:
-    """Writes the pacing store from Postgres, for one workspace at a time."""
+    """Writes the pacing store from Postgres, for one workspace at a time.
+
+    Whoever writes mailboxes or routes holds the workspace's shard meanwhile, so
+    that what was read last is written last, whichever scheduler it is.
+    """
 
     def __init__(
         self,
         db: Database,
         queries: Queries,
         store: PacingStore,
-        mailboxes: Mailboxes,
+        ledger: Ledger,
         rng: random.Random,
     ) -> None:
         self._db = db
         self._queries = queries
         self._store = store
-        self._mailboxes = mailboxes
+        self._mailboxes = Mailboxes(queries)
+        self._campaigns = Campaigns(queries)
+        self._budgets = Budgets(queries)
+        self._ledger = ledger
         self._rng = rng
         # Until when each workspace's jobs have been loaded, by their due time.
         self._loaded: dict[int, datetime] = {}
@@ -62,8 +74,7 @@ class PacingState:
                 text("SELECT pg_advisory_xact_lock(hashtext('scheduler.rebuild'), hashint8(:ws))"),
                 {"ws": workspace_id},
             )
-            async with self._db.transaction([workspace_id]) as tx:
-                await self._mailboxes.refresh(tx, None)
+            await self.refresh(workspace_id)
             # Committed before the queue is read: what an older proposal takes
             # later is refused, what it took before is no longer queued.
             async with self._db.transaction([workspace_id]) as tx:
@@ -71,12 +82,19 @@ class PacingState:
                     await tx.execute(self._queries["next_epoch"], {"workspace": workspace_id})
                 ).scalar_one()
             await self._store.clear(workspace_id)
-            await self.route(workspace_id)
             await self.compile(workspace_id, None)
+            await self.route(workspace_id)
             self._loaded.pop(workspace_id, None)
             jobs = await self.load_due(workspace_id)
             await self._store.open(workspace_id, epoch)
         _log.info("pacing state rebuilt", workspace_id=workspace_id, count=jobs)
+
+    async def refresh(self, workspace_id: int) -> None:
+        """Read all settings of a workspace: campaigns, mailboxes, domains."""
+        async with self._db.transaction([workspace_id]) as tx:
+            await self._campaigns.refresh(tx, None)
+            await self._mailboxes.refresh(tx, None)
+            await self._budgets.refresh(tx)
 
     async def load_due(self, workspace_id: int) -> int:
         """Push the jobs that came within the horizon since the last time; return how many."""
@@ -91,11 +109,17 @@ class PacingState:
                     "workspace": workspace_id,
                     "after": "-infinity" if after is None else after.isoformat(),
                     "until": until,
+                    "most": _LIST,
                 },
             )
-            async for rows in result.partitions(_ROWS):
-                await self._push(rows)
-                pushed += len(rows)
+            async for rows in result.partitions(_LISTS):
+                jobs = [
+                    QueuedJob(job, row.campaign_id, row.mailbox_id, due_ms, row.host)
+                    for row in rows
+                    for job, due_ms in zip(row.jobs, row.dues, strict=True)
+                ]
+                await self._store.push(workspace_id, jobs, await self._store.now_ms())
+                pushed += len(jobs)
         self._loaded[workspace_id] = until
         return pushed
 
@@ -112,36 +136,45 @@ class PacingState:
                     {"workspaces": [one for one, _ in pairs], "jobs": [one for _, one in pairs]},
                 )
             ).all()
-        await self._push(rows, delay_ms)
+        by_workspace: dict[int, list[Row[Any]]] = defaultdict(list)
+        for row in rows:
+            by_workspace[row.workspace_id].append(row)
+        for workspace, found in by_workspace.items():
+            now_ms = await self._store.now_ms()
+            horizon = self._loaded.get(workspace)
+            limit = math.inf if horizon is None else _ms(horizon - _EPOCH)
+            earliest = now_ms + delay_ms if delay_ms else 0
+            # Who had their turn before keeps their place: in front, not behind the others.
+            front = [
+                _at_front(row)
+                for row in found
+                if row.had_turn and max(row.due_ms, earliest) <= now_ms
+            ]
+            await self._store.put_back(workspace, front)
+            kept = {one.job_id for one in front}
+            chosen = [
+                QueuedJob(
+                    row.job_id, row.campaign_id, row.mailbox_id, max(row.due_ms, earliest), row.host
+                )
+                for row in found
+                if row.due_ms <= limit and row.job_id not in kept
+            ]
+            await self._store.push(workspace, chosen, now_ms)
 
     async def push_released(self, workspace_id: int, scope: str, refs: Sequence[int]) -> None:
-        """Push the jobs that a gate, if it is open now, had held out of the store."""
-        until = self._loaded.get(workspace_id, _EPOCH)
+        """Push the jobs that a gate (pool, enrollment) had held out of the store, if it is open."""
         async with self._db.transaction([workspace_id]) as tx:
-            if scope == "enrollment":
-                arguments: dict[str, Any] = {"workspace": workspace_id, "enrollments": refs}
-                rows = (await tx.execute(self._queries["load_enrollment_jobs"], arguments)).all()
-                await self._push(rows)
-                return
-            for ref in refs:
-                arguments = {"workspace": workspace_id, "scope": scope, "ref": ref, "until": until}
-                rows = (await tx.execute(self._queries["load_released_jobs"], arguments)).all()
-                await self._push(rows)
+            arguments = {"workspace": workspace_id, "scope": scope, "refs": refs}
+            jobs = (await tx.execute(self._queries["load_released_jobs"], arguments)).scalars()
+            released = list(jobs)
+        if released:
+            await self.push_jobs({workspace_id: released})
 
     async def route(self, workspace_id: int) -> None:
-        """Write which campaigns are in rotation and the pools that serve each."""
+        """Write which campaigns are in rotation, and through which lanes each reaches mailboxes."""
         async with self._db.transaction([workspace_id]) as tx:
-            rows = (
-                await tx.execute(self._queries["load_routes"], {"workspace": workspace_id})
-            ).all()
-        await self._store.set_rotation(
-            workspace_id,
-            {
-                row.campaign_id: pools
-                for row in rows
-                if row.is_open and (pools := stickiness.serving_pools(row.tiers))
-            },
-        )
+            lanes = await self._lock(tx, workspace_id)
+            await self._write_routes(tx, workspace_id, lanes)
 
     async def compile(
         self,
@@ -156,54 +189,96 @@ class PacingState:
         """
         records: list[MailboxRecord] = []
         dropped: list[int] = []
+        notes: list[Noted] = []
+        stretches: list[tuple[Row[Any], Stretch]] = []
         async with self._db.transaction([workspace_id]) as tx:
-            pools = await self._pools(tx, workspace_id)
-            rows = (
-                await tx.execute(
-                    self._queries["load_budgets"],
-                    {"workspace": workspace_id, "mailboxes": mailboxes},
-                )
-            ).all()
-            stretches: list[tuple[int, int, Stretch]] = []
+            lanes = await self._lock(tx, workspace_id)
+            members = await self._members(tx, workspace_id, mailboxes, lanes)
+            arguments = {"workspace": workspace_id, "mailboxes": mailboxes}
+            rows = (await tx.execute(self._queries["load_budgets"], arguments)).all()
             for row in rows:
                 found = stretch_of(row)
-                if isinstance(found, Hold) or not row.is_active or row.is_suspended:
+                notes.append(of_mailbox(row, found))
+                klass = members.classes.get(row.mailbox_id)
+                if isinstance(found, Hold):
                     dropped.append(row.mailbox_id)
                     continue
-                stretches.append((row.mailbox_id, row.version, found))
+                stretches.append((row, found))
+                if klass is None:
+                    # In no pool: it has no follow-ups either that could tell its class.
+                    dropped.append(row.mailbox_id)
+                    continue
                 wait = (not_before_ms or {}).get(row.mailbox_id, 0)
-                records.append(self._record(row, found, tuple(pools.get(row.mailbox_id, ())), wait))
+                records.append(
+                    self._record(row, found, klass, members.places[row.mailbox_id], wait)
+                )
             if stretches:
                 await tx.execute(
                     self._queries["set_stretches"],
                     {
                         "workspace": workspace_id,
-                        "mailboxes": [one for one, _, _ in stretches],
-                        "versions": [version for _, version, _ in stretches],
-                        "open_froms": [stretch.start for _, _, stretch in stretches],
-                        "open_untils": [stretch.end for _, _, stretch in stretches],
+                        "mailboxes": [row.mailbox_id for row, _ in stretches],
+                        "revisions": [row.revision for row, _ in stretches],
+                        "open_froms": [stretch.start for _, stretch in stretches],
+                        "open_untils": [stretch.end for _, stretch in stretches],
+                        "day_caps": [stretch.day_cap for _, stretch in stretches],
                     },
                 )
-        known = {row.mailbox_id for row in rows}
-        dropped += [one for one in mailboxes or () if one not in known]
-        await self._store.drop_mailboxes(workspace_id, dropped)
-        await self._store.set_mailboxes(workspace_id, records)
+            await self._ledger.note(tx, workspace_id, notes)
+            if lanes.has_grown:
+                await self._write_routes(tx, workspace_id, lanes)
+            known = {row.mailbox_id for row in rows}
+            dropped += [one for one in mailboxes or () if one not in known]
+            await self._store.drop_mailboxes(workspace_id, dropped)
+            await self._store.set_mailboxes(workspace_id, records)
+
+    async def _lock(self, tx: AsyncConnection, workspace_id: int) -> Lanes:
+        arguments = {"workspace": workspace_id}
+        listed = (await tx.execute(self._queries["lock_shard"], arguments)).scalar_one_or_none()
+        return Lanes(listed or ())
+
+    async def _members(
+        self,
+        tx: AsyncConnection,
+        workspace_id: int,
+        mailboxes: Sequence[int] | None,
+        lanes: Lanes,
+    ) -> Members:
+        arguments: dict[str, Any] = {"workspace": workspace_id}
+        floors = list((await tx.execute(self._queries["load_floors"], arguments)).scalars())
+        arguments["mailboxes"] = mailboxes
+        rows = (await tx.execute(self._queries["load_pools"], arguments)).all()
+        return Members.of(rows, floors, lanes)
+
+    async def _write_routes(self, tx: AsyncConnection, workspace_id: int, lanes: Lanes) -> None:
+        arguments = {"workspace": workspace_id}
+        members = await self._members(tx, workspace_id, None, lanes)
+        campaigns = (await tx.execute(self._queries["load_routes"], arguments)).all()
+        if lanes.has_grown:
+            listed = {"lanes": json.dumps(lanes.listed())}
+            await tx.execute(self._queries["set_lanes"], {**arguments, **listed})
+        await self._store.set_rotation(workspace_id, members.routes(campaigns, lanes))
 
     def _record(
-        self, row: Row[Any], stretch: Stretch, pools: tuple[int, ...], not_before_ms: int
+        self,
+        row: Row[Any],
+        stretch: Stretch,
+        klass: int,
+        places: tuple[Place, ...],
+        not_before_ms: int,
     ) -> MailboxRecord:
         cadence = policy.cadence(row.cadence_ms, row.jitter_min_ms, row.jitter_max_ms, row.grace_ms)
         next_at = max(stretch.start, row.next_at or _EPOCH)
-        if stretch.fresh and next_at == stretch.start:
+        opening = opening_of(row, stretch, cadence.every)
+        if opening is not None:
             # Never a burst at an opening: the first slot lies within one cadence of it.
-            next_at = cadence.first_after(stretch.start, self._rng.random())
+            next_at = max(next_at, cadence.first_after(opening, self._rng.random()))
         lead_ms = _ms(cadence.lead)
         next_ms = _ms(next_at - _EPOCH)
-        full_ms = 0 if row.hour_full_until is None else _ms(row.hour_full_until - _EPOCH)
         return MailboxRecord(
             mailbox_id=row.mailbox_id,
-            eligible_ms=max(next_ms - lead_ms, not_before_ms, full_ms - lead_ms),
-            next_ms=max(next_ms, full_ms),
+            eligible_ms=max(next_ms - lead_ms, not_before_ms),
+            next_ms=next_ms,
             cadence_ms=row.cadence_ms,
             jitter_min_ms=row.jitter_min_ms,
             jitter_max_ms=row.jitter_max_ms,
@@ -212,47 +287,24 @@ class PacingState:
             open_from_ms=_ms(stretch.start - _EPOCH),
             open_until_ms=math.floor((stretch.end - _EPOCH) / timedelta(milliseconds=1)),
             left=stretch.left,
-            pools=pools,
+            klass=klass,
+            places=places,
         )
 
-    async def _pools(self, tx: AsyncConnection, workspace_id: int) -> dict[int, list[int]]:
-        pools: dict[int, list[int]] = defaultdict(list)
-        rows = await tx.execute(self._queries["load_pools"], {"workspace": workspace_id})
-        for row in rows:
-            pools[row.mailbox_id].append(row.pool_id)
-        return pools
 
-    async def _push(self, rows: Sequence[Row[Any]], delay_ms: int = 0) -> None:
-        by_workspace: dict[int, list[QueuedJob]] = defaultdict(list)
-        for row in rows:
-            by_workspace[row.workspace_id].append(
-                QueuedJob(row.job_id, row.campaign_id, row.mailbox_id, row.due_ms)
-            )
-        for workspace, jobs in by_workspace.items():
-            now_ms = await self._store.now_ms()
-            horizon = self._loaded.get(workspace)
-            limit = math.inf if horizon is None else _ms(horizon - _EPOCH)
-            chosen = [
-                job
-                if delay_ms == 0
-                else QueuedJob(
-                    job.job_id, job.campaign_id, job.mailbox_id, max(job.due_ms, now_ms + delay_ms)
-                )
-                for job in jobs
-                if job.due_ms <= limit
-            ]
-            await self._store.push(workspace, chosen, now_ms)
-
-
-def stretch_of(row: Row[Any]) -> Stretch | Hold:
-    """Return the open stretch of the earliest slot that a row of `load_budgets.sql` allows."""
-    cadence = policy.cadence(row.cadence_ms, row.jitter_min_ms, row.jitter_max_ms, row.grace_ms)
-    earliest = row.db_now + cadence.lead
-    return compile_stretch(
-        policy.window(row.windows, row.tz),
-        row.day_cap,
-        DayCount(row.day or date.min, row.day_used),
-        earliest if row.next_at is None else max(earliest, row.next_at),
+def _at_front(row: Row[Any]) -> Proposal:
+    """Return a queued job, a row of `load_jobs.sql`, as if a slot had just been refused to it."""
+    sticky = row.mailbox_id is not None
+    return Proposal(
+        mailbox_id=row.mailbox_id or 0,
+        job_id=row.job_id,
+        campaign_id=row.campaign_id,
+        pool_id=0,
+        slot_ms=0,
+        not_after_ms=0,
+        sticky=sticky,
+        host=0 if sticky else row.host,
+        due_ms=row.due_ms,
     )
 
 

@@ -4,8 +4,9 @@ import asyncio
 import random
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy import text
@@ -13,11 +14,16 @@ from sqlalchemy import text
 from paceline_common import telemetry
 from paceline_common.db import Database, Outbox, Queries
 from paceline_common.telemetry import Metrics
+from paceline_scheduler.ledger import Ledger, Noted
 from paceline_scheduler.pacing.base import Batch, PacingStore, Proposal
 from paceline_scheduler.rebuild import PacingState
+from paceline_scheduler.shaping import Shaper
 
 BATCH: Final = 500
+# How often to look for changes that others wrote; what this process writes wakes the loop.
 _POLL_S: Final = 0.1
+_IDLE_POLL_S: Final = 0.5
+_IDLE_LOOKS: Final = 20
 _SWEEP_S: Final = 1.0
 _HORIZON_S: Final = 120.0
 _CHANGES: Final = 500
@@ -30,16 +36,38 @@ _BUSY_CAP_MS: Final = 1000
 _log = telemetry.logger("scheduler.reserve")
 
 
+# Refusals that speak of the store's state, not of any rule.
+_STALE: Final = frozenset({"job", "epoch", "clock", "stretch", "rollover", "campaign"})
+_SHAPED: Final = frozenset({"recipient_spacing", "recipient_daily_max"})
+# Refusals that a route made of what is known now would not have proposed.
+_MISROUTED: Final = frozenset({"campaign", "type_restricted", "health_below_floor"})
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A proposal that Postgres did not lease, with `reserve_slots.sql`'s reason."""
+    """A proposal that Postgres did not lease, with `reserve_slots.sql`'s reason and numbers."""
 
     proposal: Proposal
     reason: str
+    used: int | None = None
+    limit: int | None = None
+    until: datetime | None = None
+
+    def noted(self) -> Noted | None:
+        """Return what the ledger says of the job, None where no rule refused it."""
+        if self.reason in _STALE:
+            return None
+        scope = self.reason.removeprefix("suspended:")
+        reason = self.reason if scope == self.reason else f"{scope}_suspended"
+        inputs = {"mailbox": self.proposal.mailbox_id, "used": self.used, "limit": self.limit}
+        return Noted("job", self.proposal.job_id, reason, self.until, inputs)
 
 
 class Pacer:
-    """Runs the loop for all workspaces of the installation; several pacers may run at once."""
+    """Runs the loop for all workspaces of the installation; several pacers may run at once.
+
+    `wake` is set by whoever has written changes that the loop should look at now.
+    """
 
     def __init__(
         self,
@@ -48,20 +76,26 @@ class Pacer:
         store: PacingStore,
         state: PacingState,
         outbox: Outbox,
+        ledger: Ledger,
+        shaper: Shaper,
         metrics: Metrics,
         rng: random.Random,
+        *,
+        wake: asyncio.Event,
     ) -> None:
         self._db = db
         self._queries = queries
         self._store = store
         self._state = state
         self._outbox = outbox
+        self._ledger = ledger
+        self._shaper = shaper
         self._rng = rng
         self._leased = metrics.counter("paceline_slots_leased_total")
         self._refused = metrics.counter("paceline_slots_refused_total")
         self._expired = metrics.counter("paceline_leases_expired_total")
         self._rebuilt = metrics.counter("paceline_pacing_rebuilds_total")
-        self.wake = asyncio.Event()
+        self.wake = wake
         # When to call the store next, by workspace, in the loop's seconds.
         self._due: dict[int, float] = {}
         self._busy: dict[tuple[int, int], int] = {}
@@ -73,9 +107,14 @@ class Pacer:
         for workspace in await self._state.workspaces():
             await self._rebuild(workspace)
         swept = loaded = loop.time()
-        while True:
+        idle = 0
+        task = asyncio.current_task()
+        # redis-py 8.1 can lose a cancellation that meets one of its calls.
+        while task is None or not task.cancelling():
             self.wake.clear()
-            more = await self.tell_changes()
+            told = await self.tell_changes()
+            more = told == _CHANGES
+            idle = 0 if told else idle + 1
             now = loop.time()
             if now - swept >= _SWEEP_S:
                 swept = now
@@ -88,18 +127,19 @@ class Pacer:
             await self.reserve_ready(now)
             if more:
                 continue
-            pause = min((due - loop.time() for due in self._due.values()), default=_POLL_S)
-            try:
-                await asyncio.wait_for(self.wake.wait(), min(max(pause, 0.001), _POLL_S))
-            except TimeoutError:
-                continue
+            pause = min((due - loop.time() for due in self._due.values()), default=_IDLE_POLL_S)
+            poll = _POLL_S if idle < _IDLE_LOOKS else _IDLE_POLL_S
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(max(pause, 0.001), poll)):
+                    await self.wake.wait()
+                    idle = 0
 
-    async def tell_changes(self) -> bool:
-        """Tell the store what changed in Postgres; return whether there may be more."""
+    async def tell_changes(self) -> int:
+        """Tell the store what changed in Postgres; return how many changes it took."""
         async with self._db.transaction(worker=True) as tx:
             rows = (await tx.execute(self._queries["take_changes"], {"most": _CHANGES})).all()
             if not rows:
-                return False
+                return 0
             jobs: dict[int, list[int]] = defaultdict(list)
             gates: dict[int, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
             for row in rows:
@@ -116,18 +156,20 @@ class Pacer:
             for workspace, scopes in gates.items():
                 await self._apply_gates(workspace, scopes)
             if jobs:
+                await self._shaper.enter(jobs)
                 await self._state.push_jobs(jobs)
             # The rows go with the commit: told at least once.
-        return len(rows) == _CHANGES
+        return len(rows)
 
     async def _apply_gates(self, workspace: int, scopes: dict[str, set[int]]) -> None:
-        if scopes.keys() & {"workspace", "campaign", "pool"}:
+        # A mailbox of another class, or none, changes routes as well.
+        if scopes.keys() & {"workspace", "campaign", "pool", "mailbox"}:
             await self._state.route(workspace)
         if scopes.keys() & {"workspace", "pool", "domain"}:
             await self._state.compile(workspace, None)
         elif "mailbox" in scopes:
             await self._state.compile(workspace, sorted(scopes["mailbox"]))
-        for scope in ("campaign", "pool", "enrollment"):
+        for scope in ("pool", "enrollment"):
             if scope in scopes:
                 await self._state.push_released(workspace, scope, sorted(scopes[scope]))
 
@@ -150,7 +192,8 @@ class Pacer:
         proposals: list[tuple[int, int, Proposal, float]] = []
         for workspace in [one for one, due in self._due.items() if due <= now]:
             draws = [self._rng.random() for _ in range(BATCH)]
-            batch = await self._store.reserve(workspace, draws)
+            picks = [self._rng.random() for _ in range(BATCH)]
+            batch = await self._store.reserve(workspace, draws, picks)
             if batch is None:
                 _log.warning("pacing state lost", workspace_id=workspace)
                 await self._rebuild(workspace)
@@ -167,6 +210,7 @@ class Pacer:
             await self._lease(proposals[n : n + BATCH])
 
     async def _lease(self, proposed: Sequence[tuple[int, int, Proposal, float]]) -> None:
+        refusals: dict[int, list[Refusal]] = defaultdict(list)
         async with self._db.transaction(worker=True) as tx:
             rows = (
                 await tx.execute(
@@ -183,12 +227,16 @@ class Pacer:
                     },
                 )
             ).all()
-        refusals: dict[int, list[Refusal]] = defaultdict(list)
-        for row, (workspace, _, proposal, _) in zip(rows, proposed, strict=True):
-            if row.reason is None:
-                self._busy.pop((workspace, proposal.mailbox_id), None)
-            else:
-                refusals[workspace].append(Refusal(proposal, row.reason))
+            for row, (workspace, _, proposal, _) in zip(rows, proposed, strict=True):
+                if row.reason is None:
+                    self._busy.pop((workspace, proposal.mailbox_id), None)
+                else:
+                    refusals[workspace].append(
+                        Refusal(proposal, row.reason, row.used, row.cap, row.until)
+                    )
+            for workspace in sorted(refusals):
+                notes = [note for one in refusals[workspace] if (note := one.noted())]
+                await self._ledger.note(tx, workspace, notes)
         leased = len(rows) - sum(map(len, refusals.values()))
         if leased:
             self._outbox.wake.set()
@@ -202,37 +250,40 @@ class Pacer:
         for one in refused:
             self._refused.labels(one.reason).inc()
         self._due[workspace] = loop.time()
-        if any(one.reason == "epoch" for one in refused):
+        reasons = {one.reason for one in refused}
+        if "epoch" in reasons:
             await self._rebuild(workspace)
             return
-        gone = [one.proposal.job_id for one in refused if one.reason == "job"]
         await self._store.put_back(workspace, [one.proposal for one in refused if _goes_back(one)])
-        if any(one.reason.startswith("suspended:") for one in refused):
+        if "campaign" in reasons:
+            await self._state.refresh(workspace)
+        if reasons & _MISROUTED or any(one.startswith("suspended:") for one in reasons):
             await self._state.route(workspace)
-            await self._state.compile(workspace, None)
-        else:
-            now_ms = await self._store.now_ms()
-            await self._state.compile(
-                workspace,
-                sorted({one.proposal.mailbox_id for one in refused}),
-                {
-                    one.proposal.mailbox_id: now_ms + self._backoff_ms(workspace, one)
-                    for one in refused
-                },
-            )
+        now_ms = await self._store.now_ms()
+        waits = {one.proposal.mailbox_id: self._backoff_ms(workspace, one) for one in refused}
+        await self._state.compile(
+            workspace, sorted(waits), {mailbox: now_ms + wait for mailbox, wait in waits.items()}
+        )
+        shaped = [one.proposal.job_id for one in refused if one.reason in _SHAPED]
+        if shaped:
+            await self._shaper.again(workspace, shaped)
+            await self._state.push_jobs({workspace: shaped})
+        gone = [one.proposal.job_id for one in refused if one.reason == "job"]
         if gone:
             # Cancelled, not due, another mailbox's, or locked just now: those still queued are
             # looked at again soon.
             await self._state.push_jobs({workspace: gone}, delay_ms=_AGAIN_MS)
 
     def _backoff_ms(self, workspace: int, refusal: Refusal) -> int:
-        if refusal.reason == "clock":
-            return _BUSY_CAP_MS
-        if refusal.reason != "outstanding":
-            return 0
+        """Return how long to leave the mailbox alone: longer each time until it leases again."""
+        match refusal.reason:
+            case "clock":
+                return _BUSY_CAP_MS
+            case "job" | "recipient_spacing" | "recipient_daily_max":
+                return 0
         key = (workspace, refusal.proposal.mailbox_id)
-        wait = self._busy.get(key, _BUSY_FIRST_MS)
-        self._busy[key] = min(2 * wait, _BUSY_CAP_MS)
+        wait = self._busy.get(key, _BUSY_FIRST_MS if refusal.reason == "outstanding" else 0)
+        self._busy[key] = min(max(2 * wait, _BUSY_FIRST_MS), _BUSY_CAP_MS)
         return wait
 
     async def _rebuild(self, workspace: int) -> None:
@@ -242,17 +293,17 @@ class Pacer:
 
 
 def _goes_back(refusal: Refusal) -> bool:
-    """Tell whether the job keeps its place in the store.
+    """Tell whether the job goes back to the front of its list.
 
-    Out of it stay jobs that are gone, and those that a closed gate of the
-    enrollment, or of a follow-up's campaign or pool, holds: its opening brings
-    them back.
+    Not those that are gone, those that wait for their recipient's domain, and
+    those that a closed gate of the enrollment, or of a follow-up's pool, holds:
+    its opening brings them back.
     """
     match refusal.reason:
-        case "job" | "suspended:enrollment":
+        case "job" | "suspended:enrollment" | "recipient_spacing" | "recipient_daily_max":
             return False
-        case "suspended:campaign" | "suspended:pool":
-            return refusal.proposal.campaign_id != 0
+        case "suspended:pool":
+            return not refusal.proposal.sticky
         case _:
             return True
 

@@ -31,7 +31,15 @@ COLUMNS = (
         ADD CONSTRAINT mailbox_budget_health_check CHECK (health BETWEEN 0 AND 100),
         ADD CONSTRAINT mailbox_budget_stage_check CHECK (stage BETWEEN 0 AND 5),
         ADD CONSTRAINT mailbox_budget_types_check CHECK (types BETWEEN 0 AND 7),
-        ADD CONSTRAINT mailbox_budget_ceiling_check CHECK (ceiling >= 0)
+        ADD CONSTRAINT mailbox_budget_ceiling_check CHECK (ceiling >= 0),
+        -- A node's rate has no jitter, and its limit of leases may be lowered under their number.
+        DROP CONSTRAINT mailbox_budget_jitter_check,
+        ADD CONSTRAINT mailbox_budget_jitter_check CHECK (
+            grace_ms >= 0 AND jitter_min_ms >= 0 AND jitter_max_ms >= jitter_min_ms
+            AND (jitter_max_ms = 0 OR jitter_min_ms >= grace_ms)),
+        DROP CONSTRAINT mailbox_budget_outstanding_check,
+        ADD CONSTRAINT mailbox_budget_outstanding_check CHECK (
+            outstanding >= 0 AND max_outstanding >= 1)
     """,
     """
     ALTER TABLE scheduler.address
@@ -70,6 +78,14 @@ COLUMNS = (
     """
     CREATE INDEX suspension_workspace_id_closed_at_idx
         ON scheduler.suspension (workspace_id, closed_at) WHERE closed_at IS NOT NULL
+    """,
+    """
+    CREATE INDEX suspension_workspace_id_scope_ref_opened_at_idx
+        ON scheduler.suspension (workspace_id, scope, ref, opened_at)
+    """,
+    """
+    CREATE INDEX send_job_closed_idx ON scheduler.send_job (workspace_id, enrollment_id)
+        WHERE state IN ('sent', 'bounced', 'failed', 'cancelled')
     """,
     """
     CREATE INDEX slot_workspace_id_mailbox_id_slot_at_idx

@@ -50,6 +50,7 @@ def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
     return CheckConstraint(f"{column} IN ({_listed(values)})", name=column)
 
 
+_CLOSED: Final = tuple(state for state in STATES if state not in OPEN)
 _GATES: Final = ("workspace", "campaign", "pool", "mailbox", "domain")
 
 
@@ -198,6 +199,13 @@ class SendJob(Base):
             "due_at",
             postgresql_where=text("state = 'queued'"),
         ),
+        # The messages behind an enrollment's present one; costs a queued job nothing.
+        Index(
+            "send_job_closed_idx",
+            "workspace_id",
+            "enrollment_id",
+            postgresql_where=text(f"state IN ({_listed(_CLOSED)})"),
+        ),
         Index("send_job_reserved_idx", "not_after", postgresql_where=text("state = 'reserved'")),
         # A follow-up is looked for by the mailbox it waits for.
         Index(
@@ -279,13 +287,14 @@ class MailboxBudget(Base):
     __tablename__ = "mailbox_budget"
     __table_args__ = (
         CheckConstraint(
-            "grace_ms >= 0 AND jitter_min_ms >= grace_ms AND jitter_max_ms >= jitter_min_ms",
+            "grace_ms >= 0 AND jitter_min_ms >= 0 AND jitter_max_ms >= jitter_min_ms"
+            " AND (jitter_max_ms = 0 OR jitter_min_ms >= grace_ms)",
             name="jitter",
         ),
         CheckConstraint("cadence_ms >= 0", name="cadence"),
         CheckConstraint("day_cap >= 0 AND hour_cap >= 0", name="cap"),
         CheckConstraint("day_used >= 0 AND hour_used >= 0", name="used"),
-        CheckConstraint("outstanding BETWEEN 0 AND max_outstanding", name="outstanding"),
+        CheckConstraint("outstanding >= 0 AND max_outstanding >= 1", name="outstanding"),
         CheckConstraint("health BETWEEN 0 AND 100", name="health"),
         CheckConstraint("stage BETWEEN 0 AND 5", name="stage"),
         CheckConstraint("types BETWEEN 0 AND 7", name="types"),
@@ -554,6 +563,8 @@ class Suspension(Base):
             "until",
             postgresql_where=text("closed_at IS NULL AND until IS NOT NULL"),
         ),
+        # What was held when.
+        Index(None, "workspace_id", "scope", "ref", "opened_at"),
         Index(
             None,
             "workspace_id",

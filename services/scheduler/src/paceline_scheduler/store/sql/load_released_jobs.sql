@@ -1,17 +1,20 @@
--- Purpose: the queued follow-ups of a campaign or pool, which its closed gate held out of the pacing
--- store (first messages kept their place in a list).
-SELECT j.workspace_id, j.job_id, j.campaign_id, j.mailbox_id,
-    floor(extract(epoch FROM j.due_at) * 1000)::bigint AS due_ms
-FROM scheduler.send_job AS j
-WHERE j.workspace_id = :workspace AND j.state = 'queued' AND j.sticky
-    AND CASE CAST(:scope AS text)
-        WHEN 'campaign' THEN j.campaign_id = :ref
-        WHEN 'pool' THEN j.pool_id = :ref
-        ELSE false
-    END
-    AND j.due_at <= CAST(:until AS timestamptz)
-    AND NOT EXISTS (
-        SELECT 1 FROM scheduler.suspension AS s
-        WHERE (s.workspace_id, s.scope, s.ref) = (j.workspace_id, :scope, :ref)
-            AND s.closed_at IS NULL AND (s.until IS NULL OR s.until > clock_timestamp()))
-ORDER BY j.due_at, j.job_id
+-- Purpose: the queued follow-ups of pools, or jobs of enrollments, which their closed gate held out
+-- of the pacing store and holds no more (all others kept their place in a list).
+SELECT f.job_id
+FROM (
+    SELECT j.job_id, j.due_at, j.pool_id AS ref
+    FROM scheduler.send_job AS j
+    WHERE CAST(:scope AS text) = 'pool' AND j.workspace_id = :workspace AND j.state = 'queued'
+        AND j.sticky AND j.pool_id = ANY (CAST(:refs AS bigint[]))
+    UNION ALL
+    SELECT j.job_id, j.due_at, j.enrollment_id
+    FROM scheduler.send_job AS j
+    WHERE CAST(:scope AS text) = 'enrollment' AND j.workspace_id = :workspace
+        AND j.state IN ('queued', 'reserved', 'sending', 'in_doubt') AND j.state = 'queued'
+        AND j.enrollment_id = ANY (CAST(:refs AS bigint[]))
+) AS f
+WHERE NOT EXISTS (
+    SELECT 1 FROM scheduler.suspension AS s
+    WHERE (s.workspace_id, s.scope, s.ref) = (:workspace, :scope, f.ref)
+        AND s.closed_at IS NULL AND (s.until IS NULL OR s.until > clock_timestamp()))
+ORDER BY f.due_at, f.job_id

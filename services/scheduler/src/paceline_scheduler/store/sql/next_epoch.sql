@@ -1,8 +1,9 @@
--- Purpose: begin a new epoch of a workspace: proposals of the old one are refused from here on.
+-- Purpose: begin a new epoch of a workspace: proposals of the old one are refused from here on. Its
+-- lanes are numbered anew.
 WITH shard AS (
     INSERT INTO scheduler.shard AS s (workspace_id, epoch) VALUES (:workspace, 1)
     ON CONFLICT (workspace_id) DO UPDATE
-    SET epoch = s.epoch + 1, rebuilt_at = clock_timestamp()
+    SET epoch = s.epoch + 1, rebuilt_at = clock_timestamp(), lanes = '[]'
     RETURNING s.epoch
 ), held AS MATERIALIZED (
     SELECT b.mailbox_id FROM scheduler.mailbox_budget AS b
