@@ -14,7 +14,6 @@ import pytest
 from paceline_scheduler import policy
 from paceline_scheduler.domain.blackout import Blackouts
 from paceline_scheduler.domain.rules import ALL_TYPES, Rules
-from paceline_scheduler.simulator import engine as engines
 from paceline_scheduler.simulator import fleet
 from paceline_scheduler.simulator.budget import Account, Budget
 from paceline_scheduler.simulator.checker import check
@@ -22,6 +21,7 @@ from paceline_scheduler.simulator.engine import Engine
 from paceline_scheduler.simulator.events import EventList
 from paceline_scheduler.simulator.pacer import Pacer
 from paceline_scheduler.simulator.run import Size, simulate
+from paceline_scheduler.simulator.sending import RESERVED
 
 SMALL = Size(days=9, mailboxes=60, leads=2000, steps=2, seed=3)
 
@@ -159,7 +159,7 @@ def _forgetful_of_sends(patch: pytest.MonkeyPatch) -> None:
 
     def twice(self: Engine, lease: Any, step: int) -> None:
         if lease.enrollment % 50 == 0 and step == 1:
-            requeue(self, lease, self._now + 60_000, engines._RESERVED)
+            requeue(self, lease, self._now + 60_000, RESERVED)
         else:
             accepted(self, lease, step)
 
