@@ -63,6 +63,7 @@ class Fleets:
         self._queries = queries
 
     async def load(self, tx: AsyncConnection, scene: Scene, job: Job) -> Fleet:
+        """Return the mailboxes that may send a waiting job, those that open first closely."""
         row, route = scene.row, scene.route
         asked = {
             "workspace": scene.workspace,
@@ -117,9 +118,9 @@ class Fleets:
         found = []
         for one in await self._candidates(tx, scene, list(states), ()):
             hold = states[one.mailbox_id]
-            refused = admits(one.rules, one.state, asks)
-            if refused is not None and refused.reason == hold.reason:
-                hold = refused
+            for closer in (admits(one.rules, one.state, asks), one.found):
+                if isinstance(closer, Hold) and closer.reason == hold.reason:
+                    hold = closer
             found.append(Candidate(one.mailbox_id, one.rules, one.state, hold))
         return found
 
@@ -169,7 +170,7 @@ class Fleets:
                 {
                     "workspace": scene.workspace, "job": job.job_id,
                     "campaign": scene.row.campaign_id, "due": due, "at": scene.asked_at,
-                    "first": 1, "near": _NEAR, "points": _POINTS, "rows": _ROWS,
+                    "near": _NEAR, "points": _POINTS, "rows": _ROWS,
                 },
             )
         ).one()  # fmt: skip

@@ -192,12 +192,11 @@ def _counted(rolling: RollingCount, hour: datetime) -> RollingCount:
 def standing(found: Stretch | Hold, now: datetime) -> Hold | None:
     """Return what keeps a mailbox from sending at `now`, None when it is open.
 
-    Of a stretch that lies ahead that is what closed it before, up to its start.
+    Of a stretch that lies ahead that is what closes it first: something else may
+    keep it closed after that.
     """
     if isinstance(found, Hold):
         return found
     if found.start <= now:
         return None
-    if found.closed_by is None:
-        return Hold("cadence", found.start)
-    return replace(found.closed_by, until=found.start)
+    return found.closed_by or Hold("cadence", found.start)

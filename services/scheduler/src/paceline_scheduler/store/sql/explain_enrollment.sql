@@ -1,10 +1,10 @@
 -- Purpose: one enrollment with all that `explain` asks of its campaign, workspace and recipient.
 SELECT e.enrollment_id, e.campaign_id, e.lead_id, e.job_id, e.state, e.reason, e.step,
-    e.mailbox_id, e.contact_hold, e.enrolled_at, e.finished_at, c.status AS campaign_status,
-    c.start_at, coalesce(c.tiers, '[]'::jsonb) AS tiers, p.type, coalesce(p.min_health, 0) AS min_health,
+    e.mailbox_id, e.contact_hold, e.enrolled_at, e.finished_at,
+    coalesce(c.tiers, '[]'::jsonb) AS tiers, p.type, coalesce(p.min_health, 0) AS min_health,
     p.stickiness, p.reassign_after_s, coalesce(p.esp_match, 'off') AS esp_match,
     scheduler.known_zone(w.timezone) AS zone, coalesce(a.host, 0) AS host,
-    r.tz AS recipient_tz, r.spacing_ms, r.day_cap AS recipient_cap,
+    r.tz AS recipient_tz, r.day_cap AS recipient_cap,
     CASE WHEN isfinite(r.day) THEN r.day END AS recipient_day, r.day_used AS recipient_used,
     clock_timestamp() AS db_now
 FROM scheduler.enrollment AS e

@@ -1,5 +1,4 @@
--- Purpose: how many due follow-ups wait for some mailboxes, at most :most; of one job's (:job) those
--- before it.
+-- Purpose: how many due follow-ups wait for some mailboxes, up to :most; with :job those before it.
 SELECT count(*) AS waiting
 FROM (
     SELECT FROM scheduler.send_job AS j

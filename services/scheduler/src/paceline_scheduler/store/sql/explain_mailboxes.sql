@@ -1,11 +1,11 @@
--- Purpose: the mailboxes of some pools (or one alone: :mailbox) by what each is to one campaign now:
--- how many, when the first of them opens (NULL: not by itself), and the :most that open first.
--- `open` and the holds named in :holds serve sooner or later; the others are states that no time, or
--- only a suspension's end, changes. Told from compiled rows alone: what opens first is looked at
--- closely by the caller.
+-- Purpose: the mailboxes of some pools (or :mailbox alone) by what each is to one campaign now:
+-- how many, when the first of them opens (NULL: not by itself), the :most that open first. `open`
+-- and the holds named in :holds serve sooner or later; the others are states that no time, or only
+-- a suspension's end, changes. Told from compiled rows: the caller looks closely at the first.
 WITH held AS MATERIALIZED (
     SELECT s.scope, s.ref,
-        min(CASE WHEN s.scope = 'mailbox' AND s.reason IN ('cooldown', 'grant_revoked') THEN s.reason
+        min(CASE
+            WHEN s.scope = 'mailbox' AND s.reason IN ('cooldown', 'grant_revoked') THEN s.reason
             WHEN s.scope = 'mailbox' AND scheduler.is_node_failure(s.reason) THEN 'node_failed'
             ELSE s.scope || '_suspended' END) AS code,
         CASE WHEN bool_and(s.until IS NOT NULL) THEN max(s.until) END AS until
@@ -14,7 +14,7 @@ WITH held AS MATERIALIZED (
         AND s.closed_at IS NULL AND (s.until IS NULL OR s.until > clock_timestamp())
     GROUP BY 1, 2
 ), member AS MATERIALIZED (
-    SELECT m.mailbox_id, bool_and(h.ref IS NOT NULL) AS is_closed, max(h.until) AS until,
+    SELECT m.mailbox_id, bool_and(h.ref IS NOT NULL) AS is_closed, min(h.until) AS until,
         bool_and(p.rotation = 'priority' AND m.rank > 0) AS is_backup
     FROM gateway.v_pool_member AS m
     JOIN gateway.v_pool AS p USING (workspace_id, pool_id)
@@ -23,9 +23,11 @@ WITH held AS MATERIALIZED (
         AND CAST(:mailbox AS bigint) IS NULL
     GROUP BY m.mailbox_id
     UNION ALL
-    SELECT CAST(:mailbox AS bigint), false, NULL, false WHERE CAST(:mailbox AS bigint) IS NOT NULL
+    SELECT CAST(:mailbox AS bigint), false, NULL, false
+    WHERE CAST(:mailbox AS bigint) IS NOT NULL
 ), judged AS (
-    SELECT b.mailbox_id, m.is_backup, b.next_at, b.open_from, b.open_until, d.until AS hold_until,
+    SELECT b.mailbox_id, m.is_backup, b.next_at, b.open_from, b.open_until,
+        greatest(d.until, d.opens) AS hold_until,
         CASE
             WHEN NOT b.is_active THEN 'mailbox_inactive'
             WHEN coalesce(x.code, y.code) IS NOT NULL THEN coalesce(x.code, y.code)
@@ -35,33 +37,47 @@ WITH held AS MATERIALIZED (
                     OR coalesce(b.policy -> 'campaign_types', 'null') = 'null' THEN 'stage_below'
                 ELSE 'type_restricted' END
             WHEN b.health_floor AND b.health < :min_health THEN 'health_below_floor'
-            WHEN CAST(:host AS integer) > 0 AND b.host <> CAST(:host AS integer) THEN 'esp_mismatch'
+            WHEN CAST(:host AS integer) > 0 AND b.host <> CAST(:host AS integer)
+                THEN 'esp_mismatch'
             WHEN d.reason = ANY (CAST(:holds AS text[]))
                 AND (d.until IS NULL OR d.until > clock_timestamp()) THEN d.reason
+            -- The hold is over, and the hours are closed yet.
+            WHEN d.reason = ANY (CAST(:holds AS text[])) AND d.opens > clock_timestamp()
+                THEN 'outside_window'
             ELSE 'open'
         END AS state,
-        CASE WHEN x.code IS NOT NULL AND y.code IS NOT NULL THEN greatest(x.until, y.until)
-            ELSE coalesce(x.until, y.until, m.until) END AS resumes_at
+        CASE WHEN NOT (NOT b.is_active OR x.code IS NOT NULL AND x.until IS NULL
+                OR y.code IS NOT NULL AND y.until IS NULL OR m.is_closed AND m.until IS NULL)
+            THEN greatest(x.until, y.until, CASE WHEN m.is_closed THEN m.until END)
+        END AS resumes_at
     FROM member AS m
-    JOIN scheduler.mailbox_budget AS b ON (b.workspace_id, b.mailbox_id) = (:workspace, m.mailbox_id)
+    JOIN scheduler.mailbox_budget AS b
+        ON (b.workspace_id, b.mailbox_id) = (:workspace, m.mailbox_id)
     LEFT JOIN held AS x ON (x.scope, x.ref) = ('mailbox', b.mailbox_id)
     LEFT JOIN held AS y ON (y.scope, y.ref) = ('domain', b.domain_ref)
-    LEFT JOIN scheduler.decision AS d
-        ON (d.workspace_id, d.scope, d.ref) = (b.workspace_id, 'mailbox', b.mailbox_id)
-        AND d.is_open AND d.scope <> 'job'
+    LEFT JOIN LATERAL (
+        SELECT d.reason, d.until, CAST(d.inputs ->> 'opens' AS timestamptz) AS opens
+        FROM scheduler.decision AS d
+        WHERE (d.workspace_id, d.scope, d.ref) = (b.workspace_id, 'mailbox', b.mailbox_id)
+            AND d.is_open AND d.scope <> 'job'
+    ) AS d ON true
 ), timed AS (
     SELECT j.mailbox_id, j.is_backup, j.state,
-        j.state = 'open' OR j.state = ANY (CAST(:holds AS text[])) AND j.hold_until IS NOT NULL AS serves,
+        j.state = 'open' OR j.state = ANY (CAST(:holds AS text[])) AND j.hold_until IS NOT NULL
+            AS serves,
         CASE
             WHEN j.state = 'open' THEN greatest(clock_timestamp(), j.next_at,
-                CASE WHEN j.open_until > clock_timestamp() AND isfinite(j.open_until) THEN j.open_from END)
-            WHEN j.state = ANY (CAST(:holds AS text[])) THEN greatest(j.hold_until, j.next_at)
+                CASE WHEN j.open_until > clock_timestamp() AND isfinite(j.open_until)
+                    THEN j.open_from END)
+            WHEN j.state = ANY (CAST(:holds AS text[]))
+                THEN CASE WHEN j.hold_until IS NOT NULL THEN greatest(j.hold_until, j.next_at) END
             ELSE j.resumes_at
         END AS opens_at
     FROM judged AS j
 )
 SELECT t.state, t.serves, count(*) AS members, min(t.opens_at) AS opens_at,
-    (array_agg(t.mailbox_id ORDER BY t.opens_at, t.mailbox_id))[1:CAST(:most AS integer)] AS mailboxes,
+    (array_agg(t.mailbox_id ORDER BY t.opens_at, t.mailbox_id))[1:CAST(:most AS integer)]
+        AS mailboxes,
     (array_agg(t.opens_at ORDER BY t.opens_at, t.mailbox_id))[1:CAST(:most AS integer)] AS opens,
     (array_agg(t.is_backup ORDER BY t.opens_at, t.mailbox_id))[1:CAST(:most AS integer)] AS backups
 FROM timed AS t

@@ -1,5 +1,5 @@
--- Purpose: some mailboxes as of :at: what the decision in force noted of their settings, and the slots
--- of the 26 hours before that counted then: by hour and local day, and the last one's instant.
+-- Purpose: some mailboxes as of :at: what the decision in force noted of their settings, and the
+-- slots of the 26 hours before that counted then: by hour and local day, and the last instant.
 SELECT m.mailbox_id, d.reason, d.until, d.inputs, s.last_at, s.day, s.day_used,
     s.hours, s.used
 FROM unnest(CAST(:mailboxes AS bigint[])) AS m(mailbox_id)

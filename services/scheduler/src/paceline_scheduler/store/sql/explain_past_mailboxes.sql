@@ -1,8 +1,9 @@
--- Purpose: as explain_mailboxes, as of :at, from the decisions in force then and the suspensions open
+-- Purpose: as explain_mailboxes, as of :at, from the decisions in force and the suspensions open
 -- then. Mailboxes of which nothing is noted are left out; pools have the members they have now.
 WITH held AS MATERIALIZED (
     SELECT s.scope, s.ref,
-        min(CASE WHEN s.scope = 'mailbox' AND s.reason IN ('cooldown', 'grant_revoked') THEN s.reason
+        min(CASE
+            WHEN s.scope = 'mailbox' AND s.reason IN ('cooldown', 'grant_revoked') THEN s.reason
             WHEN s.scope = 'mailbox' AND scheduler.is_node_failure(s.reason) THEN 'node_failed'
             ELSE s.scope || '_suspended' END) AS code,
         CASE WHEN bool_and(s.until IS NOT NULL) THEN max(s.until) END AS until
@@ -12,7 +13,7 @@ WITH held AS MATERIALIZED (
         AND (s.until IS NULL OR s.until > :at)
     GROUP BY 1, 2
 ), member AS MATERIALIZED (
-    SELECT m.mailbox_id, bool_and(h.ref IS NOT NULL) AS is_closed, max(h.until) AS until,
+    SELECT m.mailbox_id, bool_and(h.ref IS NOT NULL) AS is_closed, min(h.until) AS until,
         bool_and(p.rotation = 'priority' AND m.rank > 0) AS is_backup
     FROM gateway.v_pool_member AS m
     JOIN gateway.v_pool AS p USING (workspace_id, pool_id)
@@ -21,9 +22,10 @@ WITH held AS MATERIALIZED (
         AND CAST(:mailbox AS bigint) IS NULL
     GROUP BY m.mailbox_id
     UNION ALL
-    SELECT CAST(:mailbox AS bigint), false, NULL, false WHERE CAST(:mailbox AS bigint) IS NOT NULL
+    SELECT CAST(:mailbox AS bigint), false, NULL, false
+    WHERE CAST(:mailbox AS bigint) IS NOT NULL
 ), judged AS (
-    SELECT b.mailbox_id, m.is_backup, d.until AS hold_until,
+    SELECT b.mailbox_id, m.is_backup, greatest(d.until, d.opens) AS hold_until,
         CASE
             WHEN d.reason = 'mailbox_inactive' THEN d.reason
             WHEN coalesce(x.code, y.code) IS NOT NULL THEN coalesce(x.code, y.code)
@@ -35,17 +37,23 @@ WITH held AS MATERIALIZED (
                 ELSE 'type_restricted' END
             WHEN CAST(d.inputs ->> 'health_floor' AS boolean)
                 AND CAST(d.inputs ->> 'health' AS integer) < :min_health THEN 'health_below_floor'
-            WHEN CAST(:host AS integer) > 0 AND b.host <> CAST(:host AS integer) THEN 'esp_mismatch'
+            WHEN CAST(:host AS integer) > 0 AND b.host <> CAST(:host AS integer)
+                THEN 'esp_mismatch'
             WHEN d.reason = ANY (CAST(:holds AS text[])) AND (d.until IS NULL OR d.until > :at)
                 THEN d.reason
+            -- The hold is over, and the hours are closed yet.
+            WHEN d.reason = ANY (CAST(:holds AS text[])) AND d.opens > :at THEN 'outside_window'
             ELSE 'open'
         END AS state,
-        CASE WHEN x.code IS NOT NULL AND y.code IS NOT NULL THEN greatest(x.until, y.until)
-            ELSE coalesce(x.until, y.until, m.until) END AS resumes_at
+        CASE WHEN NOT (d.reason = 'mailbox_inactive' OR x.code IS NOT NULL AND x.until IS NULL
+                OR y.code IS NOT NULL AND y.until IS NULL OR m.is_closed AND m.until IS NULL)
+            THEN greatest(x.until, y.until, CASE WHEN m.is_closed THEN m.until END)
+        END AS resumes_at
     FROM member AS m
-    JOIN scheduler.mailbox_budget AS b ON (b.workspace_id, b.mailbox_id) = (:workspace, m.mailbox_id)
+    JOIN scheduler.mailbox_budget AS b
+        ON (b.workspace_id, b.mailbox_id) = (:workspace, m.mailbox_id)
     CROSS JOIN LATERAL (
-        SELECT d.reason, d.until, d.inputs
+        SELECT d.reason, d.until, d.inputs, CAST(d.inputs ->> 'opens' AS timestamptz) AS opens
         FROM scheduler.decision AS d
         WHERE (d.workspace_id, d.scope, d.ref) = (:workspace, 'mailbox', m.mailbox_id)
             AND d.first_at <= :at
@@ -56,14 +64,16 @@ WITH held AS MATERIALIZED (
     LEFT JOIN held AS y ON (y.scope, y.ref) = ('domain', b.domain_ref)
 ), timed AS (
     SELECT j.mailbox_id, j.is_backup, j.state,
-        j.state = 'open' OR j.state = ANY (CAST(:holds AS text[])) AND j.hold_until IS NOT NULL AS serves,
+        j.state = 'open' OR j.state = ANY (CAST(:holds AS text[])) AND j.hold_until IS NOT NULL
+            AS serves,
         CASE WHEN j.state = 'open' THEN CAST(:at AS timestamptz)
             WHEN j.state = ANY (CAST(:holds AS text[])) THEN j.hold_until
             ELSE j.resumes_at END AS opens_at
     FROM judged AS j
 )
 SELECT t.state, t.serves, count(*) AS members, min(t.opens_at) AS opens_at,
-    (array_agg(t.mailbox_id ORDER BY t.opens_at, t.mailbox_id))[1:CAST(:most AS integer)] AS mailboxes,
+    (array_agg(t.mailbox_id ORDER BY t.opens_at, t.mailbox_id))[1:CAST(:most AS integer)]
+        AS mailboxes,
     (array_agg(t.opens_at ORDER BY t.opens_at, t.mailbox_id))[1:CAST(:most AS integer)] AS opens,
     (array_agg(t.is_backup ORDER BY t.opens_at, t.mailbox_id))[1:CAST(:most AS integer)] AS backups
 FROM timed AS t

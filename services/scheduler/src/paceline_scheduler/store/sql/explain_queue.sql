@@ -3,7 +3,8 @@
 -- stretch, twice as long as the one before, is sampled. As of :at, if given: what had no slot then.
 -- Out: before (exact part plus estimate), and whether all of it was counted.
 WITH stretch AS (
-    SELECT g.n, greatest(CAST(:job AS bigint) - CAST(:near AS bigint) * (2 ^ g.n)::bigint, :first) AS low,
+    SELECT g.n,
+        greatest(CAST(:job AS bigint) - CAST(:near AS bigint) * (2 ^ g.n)::bigint, 1) AS low,
         CASE WHEN g.n = 0 THEN CAST(:job AS bigint)
             ELSE CAST(:job AS bigint) - CAST(:near AS bigint) * (2 ^ (g.n - 1))::bigint END AS high
     FROM generate_series(0, 16) AS g(n)

@@ -1,5 +1,5 @@
 -- Purpose: the mailboxes of a pool (:pool) or of all tiers of a campaign (:campaign), whether every
--- pool of it that they are in is held, and what the campaign asks of them (NULL for a pool). One row
+-- pool of it that they are in is held, what the campaign asks of them (NULL for a pool). One row
 -- with a NULL mailbox for a thing that exists and has none; no row for one that does not.
 WITH pool AS MATERIALIZED (
     SELECT p.pool_id, NULL::smallint AS type, NULL::smallint AS min_health

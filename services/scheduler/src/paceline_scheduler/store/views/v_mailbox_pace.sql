@@ -1,4 +1,4 @@
--- Purpose: how far each mailbox is in its day, its hour and its account's last 24 hours, and what it
+-- Purpose: how far each mailbox is in its day, its hour, its account's last 24 hours, and what it
 -- waits for. day_used and hour_used count the present (mailbox-local) day and hour only. day_cap is
 -- today's: that of the compiled stretch, or that of the cap that holds the mailbox; NULL where
 -- nothing is open today. reason is a code of docs/reasons.md, `open` for none, NULL when nobody has
@@ -8,7 +8,8 @@ SELECT
     b.workspace_id, b.mailbox_id, CASE WHEN isfinite(b.next_at) THEN b.next_at END AS next_at,
     t.today AS day, CASE WHEN b.day = t.today THEN b.day_used ELSE 0 END AS day_used,
     CASE
-        WHEN isfinite(b.open_from) AND (b.open_from AT TIME ZONE b.tz)::date = t.today THEN b.day_cap
+        WHEN isfinite(b.open_from) AND (b.open_from AT TIME ZONE b.tz)::date = t.today
+            THEN b.day_cap
         WHEN d.until > t.now AND d.reason IN (
             'daily_cap', 'ramp_cap', 'probation_cap', 'throttled_cap', 'daily_cap_zero')
             THEN (d.inputs ->> 'limit')::integer
@@ -22,8 +23,13 @@ SELECT
         WHERE a.hour - (u.n - 1) * interval '1 hour' > t.now - interval '25 hours'
     ), 0) END AS rolling_used,
     b.ceiling,
-    CASE WHEN d.reason <> 'open' AND d.until <= t.now THEN 'open' ELSE d.reason END AS reason,
-    CASE WHEN d.until > t.now THEN d.until END AS until
+    CASE WHEN d.reason = 'open' OR d.until IS NULL OR d.until > t.now THEN d.reason
+        -- The hold is over, and the hours are closed yet.
+        WHEN CAST(d.inputs ->> 'opens' AS timestamptz) > t.now THEN 'outside_window'
+        ELSE 'open' END AS reason,
+    CASE WHEN d.until > t.now THEN d.until
+        WHEN d.reason <> 'open' AND CAST(d.inputs ->> 'opens' AS timestamptz) > t.now
+            THEN CAST(d.inputs ->> 'opens' AS timestamptz) END AS until
 FROM scheduler.mailbox_budget AS b
 CROSS JOIN LATERAL (
     SELECT c.now, (c.now AT TIME ZONE b.tz)::date AS today
