@@ -12,7 +12,7 @@ from paceline_common.address import AddressHasher
 from paceline_common.db import Queries
 from paceline_common.http import internal_client
 from paceline_common.service import Service
-from paceline_scheduler import api, consumers
+from paceline_scheduler import api, consumers, forecast
 from paceline_scheduler.budgets import Budgets
 from paceline_scheduler.campaigns import Campaigns
 from paceline_scheduler.contact import Holds
@@ -96,6 +96,7 @@ def build(settings: SchedulerSettings) -> Service:
     service.internal(
         api.router(Explainer(service.db, queries, retention), Schedules(service.db, queries))
     )
+    service.internal(forecast.router(service.db, queries))
     return service
 
 

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
@@ -15,8 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paceline_common import ids
 from paceline_common.db import Database, Queries
-from paceline_common.http import REQUEST_INVALID, Problem, ProblemType
+from paceline_common.http import DEPENDENCY_AWAY, REQUEST_INVALID, Problem
 from paceline_scheduler import policy
+from paceline_scheduler.api import UNKNOWN_CAMPAIGN
 from paceline_scheduler.budgets import state_of
 from paceline_scheduler.domain.reason import REASONS
 from paceline_scheduler.domain.rules import TYPES
@@ -35,13 +37,6 @@ from paceline_scheduler.simulator.pacer import Campaign
 
 _ALLOWED_S: Final = 5.0
 EVERY: Final = "*"
-
-UNKNOWN_CAMPAIGN: Final = ProblemType(
-    "unknown_campaign",
-    404,
-    "There is no such campaign",
-    "Check the workspace and the campaign id; a new one is known a moment after it is saved.",
-)
 
 
 class Change(BaseModel):
@@ -182,16 +177,21 @@ def answer(
 
 
 def router(db: Database, queries: Queries) -> APIRouter:
-    """Return the route. Forecasts run one after the other, in a process of low priority: the
-    pacing loop goes on undisturbed."""
+    """Return the route. Forecasts run one after the other, each in a process of low priority that
+    ends with it: the pacing loop goes on undisturbed."""
     routes = APIRouter()
-    processes: list[ProcessPoolExecutor] = []
+    one_at_a_time = asyncio.Lock()
 
-    def process() -> ProcessPoolExecutor:
-        if not processes:
+    async def apart(*arguments: Any) -> Outlook:
+        async with one_at_a_time:
             context = multiprocessing.get_context("spawn")
-            processes.append(ProcessPoolExecutor(1, context, initializer=_yield_to_others))
-        return processes[0]
+            process = ProcessPoolExecutor(1, context, initializer=_yield_to_others)
+            try:
+                return await asyncio.get_running_loop().run_in_executor(process, answer, *arguments)
+            except BrokenProcessPool:
+                raise Problem(DEPENDENCY_AWAY, "The forecast's process was killed") from None
+            finally:
+                process.shutdown(wait=False)
 
     @routes.post("/forecast/{workspace_id}")
     async def forecast(workspace_id: str, question: Question) -> Forecast:
@@ -212,9 +212,7 @@ def router(db: Database, queries: Queries) -> APIRouter:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             # What-if settings come from outside; which of them is wrong shows only here.
             raise Problem(REQUEST_INVALID, f"`caps` holds no policy: {error}") from error
-        outlook = await asyncio.get_running_loop().run_in_executor(
-            process(), answer, snapshot, campaign, what_if, due_at, question.seeds
-        )
+        outlook = await apart(snapshot, campaign, what_if, due_at, question.seeds)
         return told(outlook, question.seeds)
 
     return routes
