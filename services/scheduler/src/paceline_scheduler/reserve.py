@@ -200,7 +200,7 @@ class Pacer:
                 continue
             self._due[workspace] = loop.time() + _wait_s(batch)
             if batch.stale:
-                await self._state.compile(workspace, batch.stale)
+                await self._state.compile(workspace, list(batch.stale))
                 self._due[workspace] = loop.time()
             proposals += [
                 (workspace, batch.epoch, one, draw)
