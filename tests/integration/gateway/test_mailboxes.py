@@ -277,7 +277,8 @@ async def test_a_capacity_stands_beside_the_caps_or_why_it_is_not_known(
     peers.scheduler = {"schedule": (200, schedule_of(made["id"], capacity))}
     assert await shown() == [(capacity, None)] * 2
     assert f"/internal/schedule/{tenant.id}/{made['id']}" in [one for one, _ in peers.questions]
-    for broken in ((500, {}), (200, {"not": "understood"}), (200, "nonsense")):
+    no_such_route = (404, {"code": "not_found"})
+    for broken in ((500, {}), (200, {"not": "understood"}), (200, "nonsense"), no_such_route):
         peers.scheduler = {"schedule": broken}
         assert await shown() == [(None, "scheduler_away")] * 2
     peers.scheduler = None

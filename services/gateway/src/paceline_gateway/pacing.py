@@ -252,11 +252,12 @@ class Pacing:
         match answer.status_code:
             case 200:
                 return answer
-            # It exists here, or nobody would have asked.
-            case 404:
+            # It exists here, or nobody would have asked. A route that is not there (another
+            # release of the scheduler) is a 404 too, with another code.
+            case 404 if (_member(answer, "code") or "").startswith("unknown_"):
                 raise Problem(problems.PACING_PENDING)
             case 422:
-                raise Problem(problems.PACING_QUESTION_INVALID, _detail(answer))
+                raise Problem(problems.PACING_QUESTION_INVALID, _member(answer, "detail"))
             case status:
                 _log.warning("scheduler refused a question", http_status=status)
                 raise Problem(problems.PACING_UNAVAILABLE)
@@ -271,9 +272,10 @@ def _read(shape: type[Answer], answer: httpx.Response) -> Answer:
         raise Problem(problems.PACING_UNAVAILABLE) from error
 
 
-def _detail(answer: httpx.Response) -> str | None:
+def _member(answer: httpx.Response, name: str) -> str | None:
+    """Return a text of a problem document, None where there is none."""
     try:
-        detail = answer.json()["detail"]
+        value = answer.json()[name]
     except (ValueError, KeyError, TypeError):
         return None
-    return detail if isinstance(detail, str) else None
+    return value if isinstance(value, str) else None
