@@ -35,6 +35,7 @@ _AT_ONCE: Final = 10
 # Look-ups per second at most.
 _RATE: Final = 20.0
 _LOOK_S: Final = 5.0
+_IDLE_S: Final = 30.0
 _TIMEOUT_S: Final = 5.0
 
 _log = telemetry.logger("scheduler.recipient_hosts")
@@ -91,7 +92,7 @@ class RecipientHosts:
         while True:
             begun = time.monotonic()
             found = await self.look()
-            pause = found / self._rate if found == _BATCH else _LOOK_S
+            pause = found / self._rate if found == _BATCH else _LOOK_S if found else _IDLE_S
             await asyncio.sleep(max(0.0, pause - (time.monotonic() - begun)))
 
     async def look(self) -> int:

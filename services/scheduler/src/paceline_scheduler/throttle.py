@@ -42,7 +42,7 @@ class Throttler:
             rows = (await tx.execute(self._queries["mark_throttled"])).all()
             noted: dict[int, list[Noted]] = defaultdict(list)
             for row in rows:
-                inputs = {"mailboxes_out": row.out, "mailboxes": row.members} if row.cause else {}
+                inputs = {"mailboxes_out": row.out} if row.cause else {}
                 noted[row.workspace_id].append(
                     Noted("campaign", row.campaign_id, row.cause or OVER, None, inputs)
                 )

@@ -6,7 +6,11 @@ SELECT l.workspace_id, l.address_id, l.contacted_at, l.contacted_campaign_id,
     coalesce(s.waits, '{}') AS waits
 FROM unnest(CAST(:workspaces AS bigint[]), CAST(:addresses AS bigint[]))
     AS u(workspace_id, address_id)
-JOIN scheduler.lead AS l USING (workspace_id, address_id)
+-- One lookup by key each, whatever the planner knows of the tables' sizes.
+CROSS JOIN LATERAL (
+    SELECT * FROM scheduler.lead AS l
+    WHERE (l.workspace_id, l.address_id) = (u.workspace_id, u.address_id) OFFSET 0
+) AS l
 CROSS JOIN LATERAL (
     SELECT array_agg(e.enrollment_id) AS enrollments, array_agg(e.campaign_id) AS campaigns,
         array_agg(e.state = 'active') AS actives,

@@ -10,7 +10,10 @@ FROM (
             CAST(:workspaces AS bigint[]), CAST(:enrollments AS bigint[]),
             CAST(:sent_ats AS timestamptz[])
         ) AS u(workspace_id, enrollment_id, sent_at)
-        JOIN scheduler.enrollment AS e USING (workspace_id, enrollment_id)
+        CROSS JOIN LATERAL (
+            SELECT e.workspace_id, e.lead_id, e.campaign_id FROM scheduler.enrollment AS e
+            WHERE (e.workspace_id, e.enrollment_id) = (u.workspace_id, u.enrollment_id) OFFSET 0
+        ) AS e
         ORDER BY e.workspace_id, e.lead_id, u.sent_at DESC
     ) AS u
     JOIN scheduler.lead AS l USING (workspace_id, lead_id)
