@@ -186,6 +186,10 @@ def test_suspensions_of_every_scope_are_seen(scope: str, ref: int) -> None:
     assert found(Forged().suspend(scope, ref, "operator").send()) == {"suspension": 1}
 
 
+def test_an_inactive_mailbox_sends_nothing() -> None:
+    assert found(Forged().settings(active=False).send()) == {"suspension": 1}
+
+
 def test_a_ceiling_counts_all_mailboxes_of_the_account() -> None:
     forged = Forged(ceiling_24h=2).send().send(mailbox=OTHER).send()
     assert found(forged) == {"rolling_24h": 1}

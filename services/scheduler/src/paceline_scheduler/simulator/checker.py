@@ -217,7 +217,7 @@ def _check_admission(
     floors: Mapping[int, _Values],
     found: dict[str, int],
 ) -> None:
-    """Campaign types, stage gate and health floor of one mailbox."""
+    """Whether it is active; campaign types, stage gate and health floor of one mailbox."""
     types, campaigns = sends.columns["campaign_type"], sends.columns["campaign"]
     highest = max((score for values in floors.values() for _, score in values), default=0)
     marks = sorted(
@@ -232,6 +232,8 @@ def _check_admission(
         stage: int = _value_at(history.stage, begin) or 0
         if settings["attested"]:
             stage = max(stage, 3)
+        if not settings["active"]:
+            found["suspension"] += len(_between(rows, begin, end))
         allowed = {TYPES.index(name) for name in settings["types"]}
         gate = settings["stage_gate"] or {}
         low = {TYPES.index(name) for name, needed in gate.items() if stage < needed}
