@@ -557,7 +557,6 @@ async def test_the_past_is_told_from_what_was_stored_then(scene: Scene) -> None:
     world, house = scene.world, scene.house
     slow = {"cadence_s": 0.2, "jitter_s": [0.05, 0.06]}
     await scene.open({**slow, "daily_cap": 2}, enrolled=7)
-    last = 7
     instants: dict[str, datetime] = {}
 
     def note(name: str) -> None:
@@ -605,6 +604,10 @@ async def test_the_past_is_told_from_what_was_stored_then(scene: Scene) -> None:
         await asyncio.sleep(0.05)
         note("sent")
 
+    last, slot, not_after = world.one(
+        "SELECT j.enrollment_id, s.slot_at, s.not_after FROM slot s JOIN send_job j USING (job_id)"
+        " WHERE s.returned_at IS NULL ORDER BY s.slot_at DESC LIMIT 1"
+    )
     for name, cap in (("two", 2), ("four", 4)):
         found = await scene.explain(instants[name], last)
         bound = found.answer.constraint
@@ -627,9 +630,6 @@ async def test_the_past_is_told_from_what_was_stored_then(scene: Scene) -> None:
     assert [one.what for one in over.history if one.what in {"enrolled", "released", "sent"}] == [
         "enrolled", "released", "sent",
     ]  # fmt: skip
-    slot, not_after = world.one("SELECT slot_at, not_after FROM slot WHERE job_id ="
-                                " (SELECT job_id FROM send_job WHERE enrollment_id = 7)"
-                                " AND returned_at IS NULL")  # fmt: skip
     reserved = await scene.explain(slot - timedelta(milliseconds=20), last)
     assert reserved.answer.reason == "slot_reserved"
     assert reserved.answer.eta is not None

@@ -169,7 +169,7 @@ class Fleets:
                 self._queries["explain_queue"],
                 {
                     "workspace": scene.workspace, "job": job.job_id,
-                    "campaign": scene.row.campaign_id, "due": due, "at": scene.asked_at,
+                    "campaign": scene.row.campaign_id, "due": job.due_at, "at": scene.asked_at,
                     "near": _NEAR, "points": _POINTS, "rows": _ROWS,
                 },
             )
