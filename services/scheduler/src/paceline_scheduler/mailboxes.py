@@ -57,6 +57,10 @@ class Mailboxes:
             await self._lock(tx, ((row.workspace_id, row.mailbox_id) for row in changed))
             # Read again: what their types rest on changes under the gate alone.
             await self._write(tx, await self._load(tx, [row.mailbox_id for row in changed]))
+        await tx.execute(
+            self._queries["add_accounts"],
+            _keys([(row.workspace_id, row.mailbox_id) for row in rows]),
+        )
         return {row.mailbox_id for row in rows}
 
     async def deactivate(self, tx: AsyncConnection, mailboxes: Sequence[Key]) -> None:
@@ -137,7 +141,6 @@ class Mailboxes:
                 "policies": [json.dumps(one["policies"]) for one in columns],
             },
         )
-        await tx.execute(self._queries["add_accounts"], _keys(keys))
         await self._requeue(tx, keys)
 
     async def _requeue(self, tx: AsyncConnection, mailboxes: Sequence[Key]) -> None:

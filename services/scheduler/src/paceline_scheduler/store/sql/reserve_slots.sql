@@ -5,7 +5,7 @@
 -- In: one array entry per proposal; slot and not-after in ms.
 -- Out: one row per proposal, in order: reason NULL when leased, else job (it cannot be had now),
 -- suspended:<scope>, epoch, mailbox_inactive, clock, stretch (its compiled one is another),
--- rollover (a shared bucket turns over within the batch), campaign (its policy is unknown), or a
+-- rollover (a shared bucket turns over within the batch, or an account is not counted yet), campaign (its policy is unknown), or a
 -- limit's code: outstanding, cadence, type_restricted, health_below_floor, hourly_cap, daily_cap,
 -- provider_ceiling, domain_budget, recipient_spacing, recipient_daily_max; with what is used of it
 -- and its limit, and until when it binds, where the limit is not the mailbox's own.
@@ -17,7 +17,8 @@ WITH proposal AS MATERIALIZED (
         to_timestamp(p.slot_ms / 1000.0) AS slot_at,
         to_timestamp(p.not_after_ms / 1000.0) AS not_after, p.draw,
         date_trunc('hour', to_timestamp(p.slot_ms / 1000.0)) AS hour,
-        row_number() OVER (PARTITION BY p.workspace_id, p.mailbox_id ORDER BY p.n) AS again
+        row_number() OVER (PARTITION BY p.workspace_id, p.mailbox_id ORDER BY p.n) AS again,
+        row_number() OVER (PARTITION BY p.workspace_id, p.job_id ORDER BY p.n) AS job_again
     FROM unnest(
         CAST(:workspaces AS bigint[]), CAST(:mailboxes AS bigint[]), CAST(:jobs AS bigint[]),
         CAST(:pools AS bigint[]), CAST(:epochs AS bigint[]), CAST(:slots AS bigint[]),
@@ -28,7 +29,7 @@ WITH proposal AS MATERIALIZED (
     SELECT p.*, j.campaign_id, j.enrollment_id, coalesce(j.pool_id, p.pool_id) AS serves
     FROM proposal AS p
     JOIN scheduler.send_job AS j USING (workspace_id, job_id)
-    WHERE j.state = 'queued' AND j.due_at <= p.slot_at
+    WHERE p.job_again = 1 AND j.state = 'queued' AND j.due_at <= p.slot_at
         AND (NOT j.sticky OR j.mailbox_id = p.mailbox_id)
     ORDER BY j.workspace_id, j.job_id
     FOR UPDATE OF j SKIP LOCKED
@@ -141,8 +142,8 @@ WITH proposal AS MATERIALIZED (
 ), weighed AS MATERIALIZED (
     SELECT r.*, least(r.not_after, r.slot_at + interval '1 ms' * r.grace_ms, r.open_until) AS over,
         CASE
-            WHEN r.account IS NOT NULL
-                AND (r.account_used IS NULL OR r.hour <> r.account_first) THEN 'rollover'
+            WHEN r.account_used IS NULL AND (r.account IS NOT NULL OR r.ceiling IS NOT NULL)
+                OR r.account IS NOT NULL AND r.hour <> r.account_first THEN 'rollover'
             WHEN r.account_used + r.account_rank > r.ceiling THEN 'provider_ceiling'
             WHEN r.domain_day < r.domain_now OR r.domain_day <> r.domain_first THEN 'rollover'
             WHEN r.domain_used + r.domain_rank > r.domain_cap THEN 'domain_budget'
