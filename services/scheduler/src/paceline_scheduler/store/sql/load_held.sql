@@ -1,6 +1,6 @@
 -- Purpose: enrollments that wait for another campaign though none has their lead any more, or it
--- does not matter any more. In: the leads to look at, or NULL for all. Unlocked: to be looked at
--- again under the lock of their address.
+-- does not matter any more; whose turn it is among several of a lead is decided under the lock of its
+-- address. In: the leads to look at, or NULL for all.
 SELECT e.workspace_id, e.enrollment_id
 FROM scheduler.enrollment AS e
 JOIN gateway.v_workspace AS w USING (workspace_id)
@@ -15,7 +15,6 @@ WHERE e.contact_hold AND e.state = 'active'
                 ON (p.workspace_id, p.campaign_id) = (o.workspace_id, o.campaign_id)
             WHERE (o.workspace_id, o.lead_id) = (e.workspace_id, e.lead_id)
                 AND o.enrollment_id <> e.enrollment_id AND o.state = 'active'
-                AND NOT coalesce(p.allow_parallel, false)
-                AND (NOT o.contact_hold OR o.enrollment_id < e.enrollment_id)))
+                AND NOT coalesce(p.allow_parallel, false) AND NOT o.contact_hold))
 ORDER BY e.workspace_id, e.enrollment_id
 LIMIT :most
