@@ -226,6 +226,8 @@ class Preparer:
             job_mac, unsubscribe_mac = macs[job.key]
             credential = credentials[row.workspace_id, row.mailbox_id]
             self._spawn(self._prepare(job, row, job_mac, unsubscribe_mac, credential))
+            # One message is built per turn of the loop: others' slots open meanwhile.
+            await asyncio.sleep(0)
         return begun
 
     async def _macs(self, jobs: Sequence[Job]) -> dict[tuple[int, int, int], tuple[str, str]]:

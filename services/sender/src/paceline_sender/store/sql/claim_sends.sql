@@ -1,8 +1,9 @@
 -- Purpose: claim jobs and write, in the same transaction, their attempt and their message.
--- In: parallel arrays, one entry per job. Out: one row per job with the scheduler's verdict, its
+-- In: parallel arrays, one entry per job. Out: one row per job with the scheduler's verdict, the
 --     clock, and the Message-ID that holds for the job (null when refused).
 -- Notes: a claimed job's attempt is unique per fence: a second one is an error, never a second
---     submission. A retried job keeps its message row and its Message-ID.
+--     submission. A retried job keeps its message row and its Message-ID. The clock is read last:
+--     MAIL FROM waits for as long as this may be behind.
 WITH asked AS (
     SELECT *
     FROM unnest(
@@ -57,6 +58,6 @@ written_message AS (
         references_ = excluded.references_
     RETURNING m.workspace_id, m.job_id, m.message_id
 )
-SELECT v.workspace_id, v.job_id, v.claimed, v.reason, v.db_now, m.message_id
+SELECT v.workspace_id, v.job_id, v.claimed, v.reason, clock_timestamp() AS db_now, m.message_id
 FROM verdict AS v
 LEFT JOIN written_message AS m USING (workspace_id, job_id)
