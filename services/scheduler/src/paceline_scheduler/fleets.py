@@ -29,6 +29,9 @@ _HOLDS: Final = (
 _DAY_CAPS: Final = frozenset({"daily_cap", "ramp_cap", "probation_cap", "throttled_cap"})
 # Mailboxes looked at closely, of those that open first.
 _CLOSELY: Final = 12
+# Closed ones whose holds are told for all, and mailboxes looked at in the past.
+_NAMED: Final = 100
+_SAMPLE: Final = 200
 # Jobs counted one by one; beyond them, samples per stretch of numbers and rows per sample.
 _NEAR: Final = 1_000
 _POINTS: Final = 8
@@ -65,7 +68,7 @@ class Fleets:
     async def load(self, tx: AsyncConnection, scene: Scene, job: Job) -> Fleet:
         """Return the mailboxes that may send a waiting job, those that open first closely."""
         row, route = scene.row, scene.route
-        asked = {
+        asked: dict[str, Any] = {
             "workspace": scene.workspace,
             "pools": list(route.pools),
             "mailbox": job.mailbox_id if job.sticky else None,
@@ -73,40 +76,57 @@ class Fleets:
             "type_name": _NAMES.get(row.type, ""),
             "min_health": row.min_health,
             "host": row.host if row.esp_match == "strict" and not job.sticky else 0,
-            "holds": list(_HOLDS),
-            "most": _CLOSELY,
+            "most": _NAMED,
         }
-        name = "explain_past_mailboxes" if scene.is_past else "explain_mailboxes"
         if scene.is_past:
-            asked["at"] = scene.at
-        groups = (await tx.execute(self._queries[name], asked)).all()
+            asked |= {"at": scene.at, "holds": list(_HOLDS), "sample": _SAMPLE}
+            found = await tx.execute(self._queries["explain_past_mailboxes"], asked)
+        else:
+            found = await tx.execute(self._queries["explain_mailboxes"], asked)
+        groups = found.all()
         serving = sum(one.members for one in groups if one.serves)
         picked = sorted(
             (
-                (opens or scene.at, mailbox, backup)
+                (opens, mailbox, backup)
                 for one in groups
                 if one.serves
                 for mailbox, opens, backup in zip(
                     one.mailboxes, one.opens, one.backups, strict=True
                 )
             ),
+            key=lambda one: (one[0] is None, one[0] or scene.at, one[1]),
         )[:_CLOSELY]
         backups = {mailbox for _, mailbox, backup in picked if backup}
         known = await self._candidates(tx, scene, [mailbox for _, mailbox, _ in picked], backups)
         told = [Group(one.state, one.members, one.opens_at) for one in groups if not one.serves]
+        if not any(isinstance(one.found, Stretch) or one.found.until for one in known):
+            told += _states(known, scene.at)
+            return Fleet(known or await self._refusing(tx, scene, groups), told, 0)
         if len(known) == serving:
-            states = Counter(
-                "open" if (hold := standing(one.found, scene.at)) is None else hold.reason
-                for one in known
-            )
-            told += [Group(state, count) for state, count in states.items()]
+            told += _states(known, scene.at)
         else:
-            told += [Group(one.state, one.members, one.opens_at) for one in groups if one.serves]
-        if not known:
-            known = await self._refusing(tx, scene, groups)
-            return Fleet(known, told, 0)
+            for one in groups:
+                if one.serves:
+                    told += await self._named(tx, scene, one)
         queue = await self._queue(tx, scene, job, [one.mailbox_id for one in known], serving)
         return Fleet(known, told, serving, queue)
+
+    async def _named(self, tx: AsyncConnection, scene: Scene, group: Row[Any]) -> list[Group]:
+        """Return a group by the holds of its mailboxes, told of the first of them for all."""
+        if group.state != "closed":
+            return [Group(group.state, group.members, group.opens_at)]
+        arguments = {"workspace": scene.workspace, "mailboxes": group.mailboxes}
+        rows = (await tx.execute(self._queries["explain_holds"], arguments)).all()
+        total = sum(one.members for one in rows)
+        return [
+            Group(
+                one.state,
+                round(group.members * one.members / total),
+                group.opens_at,
+                is_exact=total == group.members,
+            )
+            for one in rows
+        ]
 
     async def _refusing(
         self, tx: AsyncConnection, scene: Scene, groups: Sequence[Row[Any]]
@@ -185,6 +205,13 @@ class Fleets:
         ).scalar_one()  # fmt: skip
         follow_ups = round(waiting * max(1.0, serving / len(mailboxes)))
         return Queue(row.before, row.is_exact, follow_ups, others)
+
+
+def _states(known: Sequence[Candidate], at: datetime) -> list[Group]:
+    """Return mailboxes by what holds them, `open` for none."""
+    holds = (standing(one.found, at) for one in known)
+    states = Counter("open" if hold is None else hold.reason for hold in holds)
+    return [Group(state, count) for state, count in states.items()]
 
 
 def _past(row: Row[Any], at: datetime, is_backup: bool) -> Candidate:

@@ -125,7 +125,13 @@ def reached(
             high = middle
         else:
             low = middle
-    return high + _LOOP if pace == "slow" else high
+    # Back from the search's steps to the instants of messages.
+    instants = [
+        one
+        for run in runs
+        if (served := run.served_by(high)) and (one := run.start + run.gap * (served - 1)) >= low
+    ]
+    return max(instants) + _LOOP if pace == "slow" else min(instants)
 
 
 def _runs(server: Server, now: datetime, pace: Pace) -> Iterator[list[_Run]]:

@@ -41,7 +41,7 @@ _RELEASES: Final[Mapping[str, tuple[str, str]]] = {
     "outstanding": ("add_mailbox", "add a mailbox to {pools}"),
     "waiting_in_queue": ("add_mailbox", "add a mailbox to {pools}"),
     "type_restricted": ("allow_type", "let a mailbox of {pools} send campaigns of this type"),
-    "stage_below": ("attest", "attest that a mailbox of {pools} is in use already"),
+    "stage_below": ("attest", "attest that a mailbox of {pools} is in use, or lower its stage gate"),
     "health_below_floor": ("lower_min_health", "lower min_health of {campaign} to {used} or less"),
     "esp_mismatch": ("prefer_esp", "set esp_match of {campaign} to prefer"),
     "recipient_spacing": ("change_shaping", "shorten the spacing of the recipient's domain"),
@@ -138,11 +138,13 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """How many of the mailboxes are in which state, and when the first of them opens."""
+    """How many of the mailboxes (`is_exact` unless sampled) are in which state, and when the first
+    of them opens."""
 
     state: str
     count: int
     opens_at: datetime | None = None
+    is_exact: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,7 +317,10 @@ def _told(groups: Sequence[Group]) -> str:
     if total < 2:
         return ""
     listed = sorted(groups, key=lambda one: (-one.count, one.state))
-    parts = ", ".join(f"{one.count:,} {one.state.replace('_', ' ')}" for one in listed)
+    parts = ", ".join(
+        f"{'' if one.is_exact else 'about '}{one.count:,} {one.state.replace('_', ' ')}"
+        for one in listed
+    )
     return f"of {total:,} mailboxes {parts}"
 
 

@@ -1,7 +1,7 @@
 -- Purpose: the mailboxes of some pools (or :mailbox alone) by what each is to one campaign now:
--- how many, when the first of them opens (NULL: not by itself), the :most that open first. `open`
--- and the holds named in :holds serve sooner or later; the others are states that no time, or only
--- a suspension's end, changes. Told from compiled rows: the caller looks closely at the first.
+-- how many, when the first of them opens (NULL: not by itself), the :most that open first. `open` and
+-- `closed` serve sooner or later, as far as the compiled rows tell; the others are states that no
+-- time, or only a suspension's end, changes.
 WITH held AS MATERIALIZED (
     SELECT s.scope, s.ref,
         min(CASE
@@ -26,8 +26,8 @@ WITH held AS MATERIALIZED (
     SELECT CAST(:mailbox AS bigint), false, NULL, false
     WHERE CAST(:mailbox AS bigint) IS NOT NULL
 ), judged AS (
-    SELECT b.mailbox_id, m.is_backup, b.next_at, b.open_from, b.open_until,
-        greatest(d.until, d.opens) AS hold_until,
+    SELECT b.mailbox_id, m.is_backup, b.next_at,
+        CASE WHEN isfinite(b.open_from) THEN b.open_from END AS open_from,
         CASE
             WHEN NOT b.is_active THEN 'mailbox_inactive'
             WHEN coalesce(x.code, y.code) IS NOT NULL THEN coalesce(x.code, y.code)
@@ -39,11 +39,7 @@ WITH held AS MATERIALIZED (
             WHEN b.health_floor AND b.health < :min_health THEN 'health_below_floor'
             WHEN CAST(:host AS integer) > 0 AND b.host <> CAST(:host AS integer)
                 THEN 'esp_mismatch'
-            WHEN d.reason = ANY (CAST(:holds AS text[]))
-                AND (d.until IS NULL OR d.until > clock_timestamp()) THEN d.reason
-            -- The hold is over, and the hours are closed yet.
-            WHEN d.reason = ANY (CAST(:holds AS text[])) AND d.opens > clock_timestamp()
-                THEN 'outside_window'
+            WHEN NOT isfinite(b.open_from) OR b.open_from > clock_timestamp() THEN 'closed'
             ELSE 'open'
         END AS state,
         CASE WHEN NOT (NOT b.is_active OR x.code IS NOT NULL AND x.until IS NULL
@@ -55,24 +51,13 @@ WITH held AS MATERIALIZED (
         ON (b.workspace_id, b.mailbox_id) = (:workspace, m.mailbox_id)
     LEFT JOIN held AS x ON (x.scope, x.ref) = ('mailbox', b.mailbox_id)
     LEFT JOIN held AS y ON (y.scope, y.ref) = ('domain', b.domain_ref)
-    LEFT JOIN LATERAL (
-        SELECT d.reason, d.until, CAST(d.inputs ->> 'opens' AS timestamptz) AS opens
-        FROM scheduler.decision AS d
-        WHERE (d.workspace_id, d.scope, d.ref) = (b.workspace_id, 'mailbox', b.mailbox_id)
-            AND d.is_open AND d.scope <> 'job'
-    ) AS d ON true
 ), timed AS (
-    SELECT j.mailbox_id, j.is_backup, j.state,
-        j.state = 'open' OR j.state = ANY (CAST(:holds AS text[])) AND j.hold_until IS NOT NULL
-            AS serves,
-        CASE
-            WHEN j.state = 'open' THEN greatest(clock_timestamp(), j.next_at,
-                CASE WHEN j.open_until > clock_timestamp() AND isfinite(j.open_until)
-                    THEN j.open_from END)
-            WHEN j.state = ANY (CAST(:holds AS text[]))
-                THEN CASE WHEN j.hold_until IS NOT NULL THEN greatest(j.hold_until, j.next_at) END
-            ELSE j.resumes_at
-        END AS opens_at
+    SELECT j.mailbox_id, j.is_backup, j.state, j.state IN ('open', 'closed') AS serves,
+        CASE j.state WHEN 'open' THEN greatest(clock_timestamp(), j.next_at)
+            -- NULL where nobody has looked yet, or its rules leave no time.
+            WHEN 'closed' THEN CASE WHEN j.open_from IS NOT NULL
+                THEN greatest(j.open_from, j.next_at) END
+            ELSE j.resumes_at END AS opens_at
     FROM judged AS j
 )
 SELECT t.state, t.serves, count(*) AS members, min(t.opens_at) AS opens_at,

@@ -1,5 +1,6 @@
 -- Purpose: as explain_mailboxes, as of :at, from the decisions in force and the suspensions open
--- then. Mailboxes of which nothing is noted are left out; pools have the members they have now.
+-- then; holds are told by name. Mailboxes of which nothing is noted are left out; pools have the
+-- members they have now. Of more than :sample every n-th is looked at, and the counts are scaled.
 WITH held AS MATERIALIZED (
     SELECT s.scope, s.ref,
         min(CASE
@@ -24,6 +25,13 @@ WITH held AS MATERIALIZED (
     UNION ALL
     SELECT CAST(:mailbox AS bigint), false, NULL, false
     WHERE CAST(:mailbox AS bigint) IS NOT NULL
+), looked AS MATERIALIZED (
+    SELECT m.*
+    FROM (
+        SELECT m.*, row_number() OVER (ORDER BY m.mailbox_id) - 1 AS n, count(*) OVER () AS total
+        FROM member AS m
+    ) AS m
+    WHERE m.n % greatest(1, ceil(m.total::numeric / :sample)::bigint) = 0
 ), judged AS (
     SELECT b.mailbox_id, m.is_backup, greatest(d.until, d.opens) AS hold_until,
         CASE
@@ -49,7 +57,7 @@ WITH held AS MATERIALIZED (
                 OR y.code IS NOT NULL AND y.until IS NULL OR m.is_closed AND m.until IS NULL)
             THEN greatest(x.until, y.until, CASE WHEN m.is_closed THEN m.until END)
         END AS resumes_at
-    FROM member AS m
+    FROM looked AS m
     JOIN scheduler.mailbox_budget AS b
         ON (b.workspace_id, b.mailbox_id) = (:workspace, m.mailbox_id)
     CROSS JOIN LATERAL (
@@ -71,7 +79,9 @@ WITH held AS MATERIALIZED (
             ELSE j.resumes_at END AS opens_at
     FROM judged AS j
 )
-SELECT t.state, t.serves, count(*) AS members, min(t.opens_at) AS opens_at,
+SELECT t.state, t.serves,
+    ceil(count(*) * (SELECT count(*) FROM member)::numeric / (SELECT count(*) FROM looked))::bigint
+        AS members, min(t.opens_at) AS opens_at,
     (array_agg(t.mailbox_id ORDER BY t.opens_at, t.mailbox_id))[1:CAST(:most AS integer)]
         AS mailboxes,
     (array_agg(t.opens_at ORDER BY t.opens_at, t.mailbox_id))[1:CAST(:most AS integer)] AS opens,
