@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from bench.measure import Result
-from bench.rows import enrollment, lateness, memory, message, pacing
+from bench.rows import enrollment, explain, lateness, memory, message, pacing
 
 Row = Callable[[int], list[Result]]
 
@@ -15,4 +15,5 @@ ROWS: Final[Mapping[int, Row]] = {
     7: lateness.measure,
     8: enrollment.measure,
     10: message.measure,
+    11: explain.measure,
 }

@@ -404,7 +404,7 @@ def test_view_names_one_reason_for_each_enrollment(
         return [reason for (reason,) in rows]
 
     assert reasons() == [
-        "slot_reserved", "sending", "waiting_for_slot", "waiting_for_due", "in_doubt", "no_steps",
+        "slot_reserved", "sending", "waiting_in_queue", "waiting_for_due", "in_doubt", "no_steps",
     ]  # fmt: skip
     sender.suspend("campaign", 5, "paused")
     assert reasons() == [
