@@ -1,11 +1,13 @@
 """Real servers for one bench run, migrated, in a folder of their own."""
 
+import asyncio
 import random
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,14 @@ from paceline_common.db import Database, Outbox, Queries
 from paceline_common.settings import ServiceSettings
 from paceline_common.telemetry import Metrics
 from paceline_local.stack import Stack
-from paceline_scheduler.mailboxes import Mailboxes
+from paceline_scheduler.campaigns import Campaigns
+from paceline_scheduler.enroll import Enroller
+from paceline_scheduler.ledger import Ledger
 from paceline_scheduler.metrics import METRICS
 from paceline_scheduler.pacing.redis import RedisPacing
 from paceline_scheduler.rebuild import PacingState
 from paceline_scheduler.reserve import Pacer
+from paceline_scheduler.shaping import Shaper
 
 WS = 1
 CAMPAIGN = 1
@@ -232,10 +237,34 @@ def rng() -> random.Random:
     return random.Random(7)
 
 
-def pacer(db: Database, queries: Queries, redis: Redis) -> tuple[Pacer, PacingState]:
-    """Return the live pacer and the state it keeps in Redis, as `app.py` puts them together."""
-    store = RedisPacing(redis)
-    chance = rng()
-    state = PacingState(db, queries, store, Mailboxes(queries), chance)
-    made = Pacer(db, queries, store, state, Outbox(db), Metrics(METRICS), chance)
-    return made, state
+async def _hasher() -> AddressHasher:
+    return HASHER
+
+
+async def paced(made: Servers, db: Database, queries: Queries, redis: Redis) -> Pacer:
+    """Return the live pacer, put together as in `app.py`, once it has written the workspace's
+    state to Redis and Redis has taken it in."""
+    store, chance = RedisPacing(redis), rng()
+    ledger = Ledger(db, queries, timedelta(days=30))
+    state = PacingState(db, queries, store, ledger, chance)
+    shaper = Shaper(db, queries, _hasher, lambda: None)
+    pacer = Pacer(
+        db, queries, store, state, Outbox(db), ledger, shaper, Metrics(METRICS), chance,
+        wake=asyncio.Event(),
+    )  # fmt: skip
+    # A workspace that the pacer does not know yet is built from nothing.
+    made.sql(
+        "INSERT INTO scheduler.pace_change (workspace_id, scope, ref) VALUES (%s, 'campaign', %s)",
+        WS,
+        CAMPAIGN,
+    )
+    await pacer.tell_changes()
+    return pacer
+
+
+def enroller(db: Database, queries: Queries) -> Enroller:
+    """Return what takes `lead-enrolled` in."""
+    shaper = Shaper(db, queries, _hasher, lambda: None)
+    return Enroller(
+        queries, _hasher, lambda: None, Campaigns(queries), shaper, accept_test_domains=True
+    )

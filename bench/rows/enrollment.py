@@ -14,7 +14,7 @@ import psycopg
 from bench import house
 from bench.measure import Result, interleave
 from paceline_common import events, ids, topics
-from paceline_common.db import Database, Queries
+from paceline_common.db import Database
 from paceline_common.db.inbox import Inbox, Seen
 from paceline_common.kafka.envelope import EnvelopeReader
 from paceline_scheduler.enroll import Enroller
@@ -111,12 +111,9 @@ def measure(repeats: int) -> list[Result]:
         runs = iter(range(1_000))
         records: list[Record] = []
 
-        async def hasher() -> object:
-            return house.HASHER
-
         async def once() -> float:
             async with made.scheduler() as (db, queries, _):
-                return await _enroll(db, _enroller(queries, hasher), records)
+                return await _enroll(db, house.enroller(db, queries), records)
 
         def ours() -> float:
             records[:] = _records(next(runs))
@@ -127,7 +124,3 @@ def measure(repeats: int) -> list[Result]:
         Result(8, "enrollment, against a raw COPY of the same rows", "rows/s",
                mine, theirs, 0.10, "higher")
     ]  # fmt: skip
-
-
-def _enroller(queries: Queries, hasher: Any) -> Enroller:
-    return Enroller(queries, hasher, lambda: None, accept_test_domains=True)

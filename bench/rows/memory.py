@@ -49,17 +49,14 @@ async def _weigh(made: house.Servers, policy: str) -> tuple[float, float]:
     """Return Redis bytes per mailbox and per queued job, by a rebuild without and with jobs."""
     async with made.scheduler() as (db, queries, redis), _admin(made) as admin:
         await admin.flushall()
-        pacer, state = house.pacer(db, queries, redis)
         empty = await _used(admin)
         house.campaign(made, mailboxes=MAILBOXES, policy=policy)
-        await state.rebuild(house.WS)
-        await _take_in(pacer, redis)
+        await _take_in(await house.paced(made, db, queries, redis), redis)
         mailboxes = await _used(admin) - empty
         await admin.flushall()
         house.jobs(made, JOBS)
         before = await _used(admin)
-        await state.rebuild(house.WS)
-        await _take_in(pacer, redis)
+        await _take_in(await house.paced(made, db, queries, redis), redis)
         jobs = await _used(admin) - before - mailboxes
     return mailboxes / MAILBOXES, jobs / JOBS
 

@@ -84,9 +84,7 @@ class Decider:
     async def run(self, measure: Callable[[], float]) -> float:
         """Rebuild, lease a slot of every mailbox; return `measure`'s growth over the leasing."""
         async with self._made.scheduler() as (db, queries, redis):
-            pacer, state = house.pacer(db, queries, redis)
-            await state.rebuild(house.WS)
-            await pacer.tell_changes()
+            pacer = await house.paced(self._made, db, queries, redis)
             before = measure()
             while (done := await self._leased(db)) < MAILBOXES:
                 await pacer.reserve_ready(float("inf"))

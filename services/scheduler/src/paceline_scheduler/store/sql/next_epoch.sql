@@ -9,8 +9,8 @@ WITH shard AS (
     SELECT b.mailbox_id FROM scheduler.mailbox_budget AS b
     WHERE b.workspace_id = :workspace ORDER BY b.mailbox_id FOR NO KEY UPDATE
 ), moved AS (
+    -- By one array: a join would be a guess where thousands have just been connected.
     UPDATE scheduler.mailbox_budget AS b SET epoch = (SELECT epoch FROM shard)
-    FROM held AS h
-    WHERE b.workspace_id = :workspace AND b.mailbox_id = h.mailbox_id
+    WHERE b.workspace_id = :workspace AND b.mailbox_id = ANY (ARRAY(SELECT mailbox_id FROM held))
 )
 SELECT epoch FROM shard
