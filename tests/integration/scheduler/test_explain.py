@@ -552,6 +552,52 @@ async def test_a_follow_up_of_a_failed_mailbox_knows_when_it_may_leave(scene: Sc
     assert told.eta.earliest == opened + timedelta(hours=2)
 
 
+async def test_a_follow_up_of_an_inactive_mailbox_knows_when_it_may_leave(scene: Scene) -> None:
+    await sender_gone(scene)
+    assert (await scene.explain()).answer.eta is None
+    scene.world.sql("UPDATE campaign_policy SET stickiness = 'reassign', reassign_after_s = 3600")
+    since = scene.world.one("SELECT inactive_since FROM mailbox_budget")
+    told = (await scene.explain()).answer
+    assert told.reason == "waiting_for_sender"
+    assert told.eta is not None
+    assert told.eta.earliest == since + timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("UPDATE gateway.workspace SET is_active = false", "workspace_suspended"),
+        ("UPDATE gateway.campaign SET status = 'draft'", "campaign_not_started"),
+        ("UPDATE gateway.campaign SET status = 'archived'", "campaign_stopped"),
+    ],
+)
+async def test_what_is_out_of_rotation_as_a_whole_says_so(
+    scene: Scene, change: str, reason: str
+) -> None:
+    await scene.open({})
+    scene.world.sql(change)
+    assert (await scene.explain()).answer.reason == reason
+
+
+async def test_a_large_fleet_is_told_from_a_part_of_it(scene: Scene) -> None:
+    """More mailboxes than are looked at closely: all are counted, the first to open binds."""
+    day = {"windows": [{"days": [(today() + timedelta(days=2)).weekday()], "start": "09:00",
+                        "end": "17:00"}]}  # fmt: skip
+    await scene.open(*[day] * 18, {**day, "campaign_types": ["nurture"]}, {"daily_cap": 3},
+                     zone="UTC", enrolled=0)  # fmt: skip
+    scene.budget(day=today(), day_used=3)
+    await scene.enroll()
+    await scene.look()
+    for at in (None, datetime.now(UTC)):
+        told = (await scene.explain(at)).answer
+        assert told.reason == "daily_cap", at
+        assert told.constraint is not None
+        assert told.constraint.ref == ids.encode("mbx", 20)
+        assert (
+            "of 20 mailboxes 18 outside window, 1 daily cap, 1 type restricted" in told.message
+        ), at
+
+
 async def test_the_past_is_told_from_what_was_stored_then(scene: Scene) -> None:
     """Caps change, a campaign pauses and goes on; each instant keeps its own answer."""
     world, house = scene.world, scene.house

@@ -23,6 +23,13 @@ from paceline_scheduler.domain.waiting import Answer, Eta, Route, answer, final,
 from paceline_scheduler.fleets import Fleets, Scene
 from paceline_scheduler.happenings import Happening
 
+# Campaigns out of rotation by their status.
+_OUT: Final[Mapping[str | None, str]] = {
+    "draft": "campaign_not_started",
+    "stopped": "campaign_stopped",
+    "finished": "campaign_stopped",
+    "archived": "campaign_stopped",
+}
 _SHAPED: Final = ("recipient_spacing", "recipient_daily_max", "min_days_between")
 
 
@@ -165,7 +172,7 @@ class Explainer:
                 lease = phase.lease
                 ref = None if lease is None else ids.encode("mbx", lease.mailbox_id)
                 return answer(phase.name, route, scope="mailbox", ref=ref, zone=_zone(job, route))
-        suspended = _suspended(scene, job)
+        suspended = _suspended(scene, job) or _not_running(scene)
         if suspended is not None:
             return suspended
         if phase.name == "slot_reserved" and phase.lease is not None:
@@ -256,7 +263,7 @@ def _jobs(rows: Sequence[Row[Any]]) -> list[Job]:
                 due_at=row.due_at, updated_at=row.updated_at, fence=row.fence,
                 is_deferred=row.first_deferred_at is not None, sticky=row.sticky,
                 mailbox_id=row.mailbox_id, pool_id=row.pool_id, domain_ref=row.domain_ref,
-                zone=row.tz,
+                zone=row.tz, inactive_since=row.inactive_since,
             )  # fmt: skip
         if row.slot_fence is not None:
             numbers = {
@@ -336,16 +343,33 @@ def _suspended(scene: Scene, job: Job) -> Answer | None:
     )
 
 
+def _not_running(scene: Scene) -> Answer | None:
+    """Return the answer if the workspace or the campaign is out of rotation as a whole now."""
+    row, route = scene.row, scene.route
+    if scene.is_past:
+        return None
+    if not row.is_workspace_active:
+        ref = ids.encode("ws", scene.workspace)
+        return answer("workspace_suspended", route, scope="workspace", ref=ref)
+    reason = _OUT.get(row.status)
+    if reason is None:
+        return None
+    return answer(reason, route, scope="campaign", ref=ids.encode("cmp", route.campaign_id))
+
+
 def _back_at(scene: Scene, job: Job) -> datetime | None:
     """Return when a follow-up may go from another mailbox, None for never."""
     row = scene.row
     if row.stickiness != "reassign" or row.reassign_after_s is None:
         return None
+    mine = {("mailbox", job.mailbox_id), ("domain", job.domain_ref)}
     since = [
         one.opened_at
         for one in scene.suspensions
-        if one.closed_at is None and (one.scope, one.ref) == ("mailbox", job.mailbox_id)
+        if one.closed_at is None and (one.scope, one.ref) in mine
     ]
+    if job.inactive_since is not None and not scene.is_past:
+        since.append(job.inactive_since)
     return None if not since else min(since) + timedelta(seconds=row.reassign_after_s)
 
 

@@ -28,7 +28,10 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as its row has it, with its leases in order."""
+    """A job as its row has it, with its leases in order.
+
+    `inactive_since`: its mailbox is inactive, since then.
+    """
 
     job_id: int
     step: int
@@ -43,6 +46,7 @@ class Job:
     pool_id: int | None
     domain_ref: int | None
     zone: str | None
+    inactive_since: datetime | None = None
     leases: list[Lease] = field(default_factory=list)
 
 

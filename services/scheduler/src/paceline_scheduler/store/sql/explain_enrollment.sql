@@ -6,7 +6,7 @@ SELECT e.enrollment_id, e.campaign_id, e.lead_id, e.job_id, e.state, e.reason, e
     scheduler.known_zone(w.timezone) AS zone, coalesce(a.host, 0) AS host,
     r.tz AS recipient_tz, r.day_cap AS recipient_cap,
     CASE WHEN isfinite(r.day) THEN r.day END AS recipient_day, r.day_used AS recipient_used,
-    clock_timestamp() AS db_now
+    c.status, coalesce(w.is_active, true) AS is_workspace_active, clock_timestamp() AS db_now
 FROM scheduler.enrollment AS e
 LEFT JOIN gateway.v_workspace AS w USING (workspace_id)
 LEFT JOIN gateway.v_campaign AS c

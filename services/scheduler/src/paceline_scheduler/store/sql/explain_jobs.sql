@@ -10,7 +10,8 @@ WITH job AS MATERIALIZED (
         AND j.state IN ('sent', 'bounced', 'failed', 'cancelled')
 )
 SELECT j.job_id, j.step, j.state, j.reason, j.due_at, j.updated_at, j.first_deferred_at,
-    j.fence, j.sticky, j.mailbox_id, j.pool_id, b.domain_ref, b.tz, s.fence AS slot_fence,
+    j.fence, j.sticky, j.mailbox_id, j.pool_id, b.domain_ref, b.tz,
+    CASE WHEN NOT b.is_active THEN b.inactive_since END AS inactive_since, s.fence AS slot_fence,
     s.mailbox_id AS slot_mailbox, s.slot_at, s.not_after,
     s.reserved_at, s.returned_at, s.day_used, s.day_cap, s.hour_used, s.hour_cap, s.rolling_used,
     s.ceiling
