@@ -393,14 +393,16 @@ async def house(world: World) -> AsyncIterator[House]:
     await redis.aclose()
 
 
-def furnish(db: Database, redis: Redis, seed: int = 1) -> House:
+def furnish(
+    db: Database, redis: Redis, seed: int = 1, store: type[RedisPacing] = RedisPacing
+) -> House:
     """Put the scheduler's parts together over one database and one Redis."""
     queries = Queries("paceline_scheduler")
-    store = RedisPacing(redis)
+    pacing = store(redis)
     mailboxes, campaigns, budgets = Mailboxes(queries), Campaigns(queries), Budgets(queries)
     ledger = Ledger(db, queries, timedelta(days=30))
     rng = random.Random(seed)
-    state = PacingState(db, queries, store, ledger, rng)
+    state = PacingState(db, queries, pacing, ledger, rng)
     outbox = Outbox(db)
     holds = Holds(db, queries)
     wake = asyncio.Event()
@@ -410,14 +412,14 @@ def furnish(db: Database, redis: Redis, seed: int = 1) -> House:
 
     shaper = Shaper(db, queries, hasher, wake.set)
     pacer = Pacer(
-        db, queries, store, state, outbox, ledger, shaper, Metrics(METRICS), rng, wake=wake
+        db, queries, pacing, state, outbox, ledger, shaper, Metrics(METRICS), rng, wake=wake
     )
     settler = CampaignSettler(db, queries, outbox, holds)
     return House(
         db=db,
         queries=queries,
         redis=redis,
-        store=store,
+        store=pacing,
         state=state,
         pacer=pacer,
         enroller=Enroller(queries, hasher, wake.set, campaigns, shaper, accept_test_domains=True),

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -51,16 +52,26 @@ class Sender:
         self.refused: list[str] = []
 
     async def run(self) -> None:
+        told: set[tuple[str, int]] = set()
+        with self._world.login("sender") as connection, ThreadPoolExecutor(1) as thread:
+            async with asyncio.TaskGroup() as sends:
+                while True:
+                    for body in await asyncio.to_thread(self._world.outbox, "send-scheduled"):
+                        if (body.job_id, body.fence) not in told:
+                            told.add((body.job_id, body.fence))
+                            sends.create_task(self._at_its_time(thread, connection, body))
+                    await asyncio.sleep(0.02)
+
+    async def _at_its_time(
+        self,
+        thread: ThreadPoolExecutor,
+        connection: "psycopg.Connection[Any]",
+        body: events.SendScheduled,
+    ) -> None:
+        await asyncio.sleep((body.slot_at - datetime.now(UTC)).total_seconds())
+        # Not on the loop: the pacer, which holds a row that this waits for, commits there.
         loop = asyncio.get_running_loop()
-        with self._world.login("sender") as connection:
-            told: set[tuple[str, int]] = set()
-            while True:
-                for body in await asyncio.to_thread(self._world.outbox, "send-scheduled"):
-                    if (body.job_id, body.fence) not in told:
-                        told.add((body.job_id, body.fence))
-                        wait = (body.slot_at - datetime.now(UTC)).total_seconds()
-                        loop.call_later(max(0, wait), self._send, connection, body)
-                await asyncio.sleep(0.02)
+        await loop.run_in_executor(thread, self._send, connection, body)
 
     def _send(self, connection: "psycopg.Connection[Any]", body: events.SendScheduled) -> None:
         job = ids.decode("job", body.job_id)
@@ -482,14 +493,20 @@ async def test_paused_campaign_leaves_rotation_and_resumes_in_place(
     with world.login("gateway") as gateway:
         async with running(house), sending(Sender(world, house)):
             await seen(lambda: count(5) >= 1 and count(6) >= 1)
-            gateway.execute(
-                "SELECT scheduler.suspend(%s, 'campaign', 5, 'paused', NULL, 'tests', NULL)", (WS,)
+            await asyncio.to_thread(
+                gateway.execute,
+                "SELECT scheduler.suspend(%s, 'campaign', 5, 'paused', NULL, 'tests', NULL)",
+                (WS,),
             )
             paused_at = count(5)
             moved = count(6)
             await seen(lambda: count(6) >= moved + 4)
             assert count(5) <= paused_at + 1, "one submission may have been under way"
-            gateway.execute("SELECT scheduler.resume(%s, 'campaign', 5, 'paused', 'tests')", (WS,))
+            await asyncio.to_thread(
+                gateway.execute,
+                "SELECT scheduler.resume(%s, 'campaign', 5, 'paused', 'tests')",
+                (WS,),
+            )
             await seen(lambda: count(5) == 12 and count(6) == 12, 30)
     assert_limits(world, timedelta(milliseconds=200))
 
@@ -502,7 +519,8 @@ async def test_suspended_mailbox_waits_and_returns_by_itself(world: World, house
         async with running(house), sending(Sender(world, house)):
             await seen(lambda: world.one("SELECT count(*) FROM slot") >= 1)
             until = datetime.now(UTC) + timedelta(seconds=2)
-            sender.execute(
+            await asyncio.to_thread(
+                sender.execute,
                 "SELECT scheduler.suspend(%s, 'mailbox', 1, 'cooldown', %s, 'tests', NULL)",
                 (WS, until),
             )

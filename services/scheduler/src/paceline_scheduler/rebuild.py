@@ -180,12 +180,12 @@ class PacingState:
         self,
         workspace_id: int,
         mailboxes: Sequence[int] | None,
-        not_before_ms: Mapping[int, int] | None = None,
+        waits_ms: Mapping[int, int] | None = None,
     ) -> None:
         """Compile the next open stretch of some mailboxes, or of all, and write their records.
 
         One that may not send (inactive, a closed gate, no time ever) leaves
-        rotation. `not_before_ms` postpones the next look at single mailboxes.
+        rotation. `waits_ms` postpones the next look at single mailboxes, by Postgres's clock.
         """
         records: list[MailboxRecord] = []
         dropped: list[int] = []
@@ -208,7 +208,7 @@ class PacingState:
                     # In no pool: it has no follow-ups either that could tell its class.
                     dropped.append(row.mailbox_id)
                     continue
-                wait = (not_before_ms or {}).get(row.mailbox_id, 0)
+                wait = (waits_ms or {}).get(row.mailbox_id, 0)
                 records.append(
                     self._record(row, found, klass, members.places[row.mailbox_id], wait)
                 )
@@ -265,7 +265,7 @@ class PacingState:
         stretch: Stretch,
         klass: int,
         places: tuple[Place, ...],
-        not_before_ms: int,
+        wait_ms: int,
     ) -> MailboxRecord:
         cadence = policy.cadence(row.cadence_ms, row.jitter_min_ms, row.jitter_max_ms, row.grace_ms)
         next_at = max(stretch.start, row.next_at or _EPOCH)
@@ -277,7 +277,9 @@ class PacingState:
         next_ms = _ms(next_at - _EPOCH)
         return MailboxRecord(
             mailbox_id=row.mailbox_id,
-            eligible_ms=max(next_ms - lead_ms, not_before_ms),
+            eligible_ms=max(
+                next_ms - lead_ms, _ms(row.db_now - _EPOCH) + wait_ms if wait_ms else 0
+            ),
             next_ms=next_ms,
             cadence_ms=row.cadence_ms,
             jitter_min_ms=row.jitter_min_ms,

@@ -259,11 +259,8 @@ class Pacer:
             await self._state.refresh(workspace)
         if reasons & _MISROUTED or any(one.startswith("suspended:") for one in reasons):
             await self._state.route(workspace)
-        now_ms = await self._store.now_ms()
         waits = {one.proposal.mailbox_id: self._backoff_ms(workspace, one) for one in refused}
-        await self._state.compile(
-            workspace, sorted(waits), {mailbox: now_ms + wait for mailbox, wait in waits.items()}
-        )
+        await self._state.compile(workspace, sorted(waits), waits)
         shaped = [one.proposal.job_id for one in refused if one.reason in _SHAPED]
         if shaped:
             await self._shaper.again(workspace, shaped)
