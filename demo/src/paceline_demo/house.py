@@ -182,13 +182,18 @@ class House:
         return dict(report["states"])
 
     async def mailboxes(self) -> Mapping[str, tuple[datetime | None, str]]:
-        """Return each mailbox's next slot and state."""
+        """Return each mailbox's next slot, and what it waits for."""
+        mailboxes = await self._api.all("/v1/mailboxes")
+        schedules = await asyncio.gather(
+            *(self._api.get(f"/v1/mailboxes/{one['id']}/schedule") for one in mailboxes)
+        )
+        now = datetime.now(UTC)
         found: dict[str, tuple[datetime | None, str]] = {}
-        for mailbox in await self._api.all("/v1/mailboxes"):
-            next_at = (mailbox["pace"] or {}).get("next_at")
-            held = ", ".join(one["reason"] for one in mailbox["suspensions"])
-            state = held or ("active" if mailbox["is_active"] else "inactive")
-            found[mailbox["email"]] = (datetime.fromisoformat(next_at) if next_at else None, state)
+        for mailbox, schedule in zip(mailboxes, schedules, strict=True):
+            next_at = min(map(datetime.fromisoformat, schedule["next_slots"]), default=None)
+            state = schedule["state"]
+            paced = state["reason"] == "open" and next_at is not None and next_at > now
+            found[mailbox["email"]] = (next_at, "its cadence" if paced else state["message"])
         return found
 
     async def at_rest(self, expected: int) -> bool:

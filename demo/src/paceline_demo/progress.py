@@ -22,12 +22,12 @@ _TOTALS_EVERY_S: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class MailboxRow:
-    """One mailbox: messages the mail host took from it, its next slot, its state."""
+    """One mailbox: messages the mail host took from it, its next slot, what it waits for."""
 
     email: str
     sent: int
     next_slot: datetime | None
-    state: str
+    waits_for: str
 
 
 @dataclass(slots=True)
@@ -114,10 +114,10 @@ class Board:
         return f"{self._submitted} submissions · {states or 'no enrollments yet'}"
 
     def _draw(self) -> RenderableType:
-        table = Table("mailbox", "sent", "next slot", "state", box=None, expand=True)
+        table = Table("mailbox", "sent", "next slot", "waits for", box=None, expand=True)
         for row in self._mailboxes:
             slot = f"{row.next_slot:%H:%M:%S}" if row.next_slot else "–"
-            table.add_row(row.email, str(row.sent), slot, row.state)
+            table.add_row(row.email, str(row.sent), slot, row.waits_for)
         events = Text("\n".join(self._events), overflow="ellipsis", no_wrap=True)
         title = f"{self._phase} · {self.elapsed_s:.0f} s"
         return Panel(Group(table, Text(self._sum()), Text(), events), title=title)
