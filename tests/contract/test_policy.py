@@ -1,10 +1,12 @@
 """What the gateway shows as a mailbox's policy in effect is what the scheduler paces by."""
 
+import re
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, get_args
 
 import pytest
 
+from paceline_common.db import Queries
 from paceline_gateway.domain.mailbox_policy import CAMPAIGN_TYPES, check, in_effect
 from paceline_gateway.domain.provider import Provider
 from paceline_gateway.places import places
@@ -25,7 +27,7 @@ POLICIES: list[dict[str, Any]] = [
     {"windows": [{"days": [5, 6], "start": "22:00", "end": "06:00"}]},
     {"blackouts": ["2026-12-24", {"from": "2026-12-27", "to": "2027-01-02"}]},
     {"campaign_types": ["nurture"], "stage_gate": {"cold": 5}, "attested": False},
-    {"stage_gate": None, "health_floor": False},
+    {"stage_gate": None, "health_floor": False, "cooldown": False},
     NODE,
     {**NODE, "rate_per_s": 14.5, "max_outstanding": 10},
     {**NODE, "cadence_s": 3},
@@ -65,6 +67,18 @@ def test_both_read_a_policy_alike(policy: dict[str, Any], provider: str) -> None
     assert rules.stage_gate == gates
     assert rules.attested == shown["attested"]
     assert rules.health_floor == shown["health_floor"]
+
+
+def test_bounce_reads_what_is_not_set_as_the_gateway_shows_it() -> None:
+    read = re.findall(
+        r"coalesce\(CAST\(m\.policy ->> '(\w+)' AS boolean\), (\w+)\)",
+        Queries("paceline_bounce")["load_settings"].text,
+    )
+    assert {name for name, _ in read} == {"attested", "cooldown"}
+    for name, default in read:
+        for provider in get_args(Provider):
+            shown = in_effect({}, provider, None, None, date(2026, 11, 21))
+            assert shown[name] is {"true": True, "false": False}[default]
 
 
 def test_both_know_the_same_campaign_types() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import text
@@ -12,7 +12,7 @@ from tests.integration.reply.world import World
 
 from paceline_bounce import consumers
 from paceline_bounce.classify import Classifier
-from paceline_bounce.health import Counted, Health, Volume
+from paceline_bounce.health import Counted, Health, Hold, Volume
 from paceline_common import events, ids
 from paceline_common.clock import ManualClock
 from paceline_common.db import Database
@@ -295,6 +295,113 @@ async def test_a_mailbox_recovers_as_days_leave_its_window_and_an_event_tells_it
     assert await due(health, db, world)
     assert await due(health, db, world) is False
     assert told(world)[-1][0] == after[0] + 1
+
+
+async def look(health: Health, db: Database, world: World) -> None:
+    """Have the mailbox's event read, as after a change of its settings."""
+    changed = events.MailboxChanged(
+        workspace_id=ids.encode("ws", world.workspace_id),
+        mailbox_id=ids.encode("mbx", world.mailbox_id),
+        version=2,
+    )
+    delivery: Delivery[Any] = Delivery(
+        topic="mailbox-changed", partition=0, offset=0, key="k", event_id=str(uuid.uuid4()),
+        source="s", workspace_id=world.workspace_id, time=datetime.now(UTC), body=changed,
+        digest=b"",
+    )  # fmt: skip
+    async with db.transaction([world.workspace_id]) as tx:
+        await consumers.mailbox_changed(health).handler(tx, [delivery])
+
+
+async def test_an_attested_mailbox_begins_at_stage_3_and_one_early_bounce_costs_it_nothing(
+    health: Health, clock: ManualClock, db: Database, world: World
+) -> None:
+    world.set_policy()
+    await record(health, db, world, "hard", at=clock.now(), refused=True)
+    await send(health, db, world, 9, clock.now())
+
+    assert told(world) == [(1, None, 3)]
+
+
+async def test_an_attested_mailbox_falls_by_its_rates_and_is_back_when_they_left_the_window(
+    health: Health, clock: ManualClock, db: Database, world: World
+) -> None:
+    world.set_policy(cooldown=False)
+    start = clock.now()
+    await send(health, db, world, 10, start)
+    three: Sequence[Volume] = ["hard"] * 3
+    await record(health, db, world, *three, at=start)
+    assert told(world) == [(1, None, 3), (2, None, 2)]
+
+    clock.advance(DAY - HOUR)
+    await record(health, db, world, "hard", at=clock.now())
+    assert told(world)[-1] == (2, None, 2)
+
+    # A fortnight of silence: nothing speaks against it any more.
+    clock.advance(15 * DAY)
+    assert await due(health, db, world)
+    assert told(world) == [(1, None, 3), (2, None, 2), (3, None, 3)]
+
+
+async def test_an_attestation_counts_from_its_event_on_and_so_does_its_withdrawal(
+    health: Health, clock: ManualClock, db: Database, world: World
+) -> None:
+    await look(health, db, world)
+    assert told(world) == []
+    await send(health, db, world, 60, clock.now())
+    known = told(world)[-1]
+    assert known[2] == 2
+
+    world.set_policy(attested=True)
+    await look(health, db, world)
+    await look(health, db, world)
+    assert told(world)[-1] == (known[0] + 1, known[1], 3)
+
+    world.set_policy(attested=False)
+    await look(health, db, world)
+    assert told(world)[-1] == (known[0] + 2, known[1], 2)
+
+
+async def test_where_cooldown_is_off_none_starts_and_all_else_goes_on(
+    health: Health, clock: ManualClock, db: Database, world: World
+) -> None:
+    world.set_policy(attested=False, cooldown=False)
+    five: Sequence[Volume] = ["hard"] * 5
+    await send(health, db, world, 15, clock.now())
+    await record(health, db, world, *five, at=clock.now(), refused=True)
+    await record(health, db, world, "complaint", at=clock.now())
+
+    assert cooldowns(world) == []
+    assert told(world) == [(1, None, 1), (2, told(world)[-1][1], 1)]
+    kept = world.one(
+        "SELECT recent_sends, cardinality(recent_hard) AS hard, cooldown_since"
+        " FROM bounce.mailbox_health WHERE workspace_id = %s",
+        world.workspace_id,
+    )
+    assert kept == {"recent_sends": 20, "hard": 5, "cooldown_since": None}
+
+    # Switched on, it rests upon what it has counted.
+    world.set_policy(attested=False)
+    await send(health, db, world, 1, clock.now())
+    assert cooldowns(world) == [
+        (clock.now() + DAY, "bounce", "5 hard bounces within the last 50 sends")
+    ]
+
+
+async def test_a_hold_for_the_providers_limit_is_no_cooldown(
+    health: Health, clock: ManualClock, db: Database, world: World
+) -> None:
+    world.set_policy(cooldown=False)
+    until = clock.now() + DAY
+    hold = Hold(world.workspace_id, world.mailbox_id, "provider_limit", until, None)
+    async with db.transaction([world.workspace_id]) as tx:
+        await health.record(tx, [], [hold])
+
+    opened = world.one(
+        "SELECT reason, until FROM scheduler.suspension WHERE workspace_id = %s",
+        world.workspace_id,
+    )
+    assert opened == {"reason": "provider_limit", "until": until}
 
 
 async def due(health: Health, db: Database, world: World) -> bool:

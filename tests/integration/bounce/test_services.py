@@ -59,6 +59,14 @@ async def test_sends_delivered_twice_make_one_score_that_is_told_and_decays(
     )
     await until(lambda: health(world.mailbox_id) == (None, 20))
 
+    # The owner attests that it was in use before: told by the mailbox's own event.
+    world.set_policy(attested=True)
+    mailbox = ids.encode("mbx", world.mailbox_id)
+    changed = events.MailboxChanged(workspace_id=workspace, mailbox_id=mailbox, version=2)
+    publish(stack, "gateway", topics.MAILBOX_CHANGED, mailbox, changed)
+    stage = "SELECT stage FROM bounce.mailbox_health WHERE mailbox_id = %s"
+    await until(lambda: world.one(stage, world.mailbox_id) == {"stage": 3}, seconds=60)
+
 
 @pytest.fixture
 def services(stack: Stack) -> Iterator[None]:

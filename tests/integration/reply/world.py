@@ -127,6 +127,14 @@ class World:
         )  # fmt: skip
         return mailbox_id
 
+    def set_policy(self, **policy: Any) -> None:
+        """Set the policy of the mailbox, as its owner would."""
+        self.rows(
+            "UPDATE gateway.mailbox SET policy = %s, version = version + 1"
+            " WHERE (workspace_id, mailbox_id) = (%s, %s)",
+            Jsonb(policy), self.workspace_id, self.mailbox_id,
+        )  # fmt: skip
+
     def rows(self, statement: str, *args: object) -> list[dict[str, Any]]:
         cursor = self.sql.execute(statement.encode(), args)
         return cursor.fetchall() if cursor.description else []

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from paceline_bounce.domain.score import ScoreRules, Volumes, score
 from paceline_bounce.domain.stage import Numbers, StageRules, Standing, measure
 
 RULES = StageRules()
@@ -119,6 +120,107 @@ def test_a_worse_rate_never_gives_a_higher_stage(
     worse = replace(numbers, **{rate: getattr(numbers, rate) + more})
 
     assert stage(worse, held) <= stage(numbers, held)
+
+
+NEW = Numbers(
+    delivered=0, score=None, bounce_rate=0.005, complaint_rate=0.0005, bounce_rate_month=0.005,
+    attested=True,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, 3),
+        ({"delivered": 199, "score": 90}, 3),
+        ({"delivered": 999, "score": 90}, 3),
+        ({"delivered": 1_000, "score": 90}, 4),
+        ({"delivered": 1_000}, 3),
+    ],
+)
+def test_an_attested_mailbox_begins_at_3_and_earns_what_is_above(
+    change: dict[str, Any], expected: int
+) -> None:
+    found = measure(Standing(), replace(NEW, **change), NOW, RULES)
+
+    assert found == Standing(expected, None, attested=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"bounce_rate": 0.031}, {"complaint_rate": 0.0011}, {"score": 69}, {"records_right": False}],
+)
+def test_an_attested_mailbox_falls_as_any_other(change: dict[str, Any]) -> None:
+    bad = replace(NEW, **change)
+    fallen = measure(Standing(), bad, NOW, RULES)
+    later = NOW + timedelta(hours=24)
+
+    assert fallen == measure(Standing(3, None, attested=True), bad, NOW, RULES)
+    assert fallen == Standing(2, NOW, attested=True)
+    assert measure(fallen, NEW, later - timedelta(minutes=1), RULES) == fallen
+    worse = replace(bad, records_right=False)
+    assert measure(fallen, worse, later, RULES) == Standing(1, later, attested=True)
+
+
+def test_an_attested_mailbox_that_fell_is_back_when_its_rates_are_however_silent() -> None:
+    fallen, later = Standing(1, NOW, attested=True), NOW + timedelta(hours=24)
+
+    assert measure(fallen, NEW, later, RULES).stage == 3
+    assert measure(fallen, replace(NEW, bounce_rate=0.031), later, RULES).stage == 2
+
+
+@pytest.mark.parametrize("sends", [1, 2, 5, 10, 19, 20, 21, 40, 100])
+@pytest.mark.parametrize("held", [Standing(), Standing(3, None, attested=True)])
+def test_one_early_bounce_costs_no_stage(held: Standing, sends: int) -> None:
+    rules, volumes = ScoreRules(), Volumes(sends=sends, hard=1)
+    rate = rules.prior.rate(volumes.hard, volumes.sends)
+    early = Numbers(
+        delivered=sends - 1,
+        score=score(volumes, rules),
+        bounce_rate=rate,
+        complaint_rate=rules.complaint_prior.rate(0, volumes.sends),
+        bounce_rate_month=rate,
+        attested=True,
+    )
+
+    assert measure(held, early, NOW, RULES) == Standing(3, None, attested=True)
+
+
+@pytest.mark.parametrize(
+    ("held", "delivered", "left"),
+    [(3, 0, 0), (3, 60, 2), (3, 200, 3), (5, 3_000, 5), (4, 999, 3), (2, 200, 2)],
+)
+def test_an_attestation_withdrawn_takes_what_rested_on_it(
+    held: int, delivered: int, left: int
+) -> None:
+    numbers = replace(NEW, delivered=delivered, attested=False)
+    resting = Standing(held, NOW, attested=True)
+
+    assert measure(resting, numbers, NOW, RULES) == Standing(left, NOW)
+
+
+def test_attesting_anew_does_not_lift_what_fell() -> None:
+    fallen, soon = Standing(2, NOW, attested=True), NOW + timedelta(hours=1)
+    bad = replace(NEW, bounce_rate=0.2, delivered=60)
+    withdrawn = measure(fallen, replace(bad, attested=False), soon, RULES)
+
+    assert measure(withdrawn, bad, soon, RULES) == fallen
+
+
+def test_attesting_later_lifts_what_never_fell() -> None:
+    begun = Standing(1)
+
+    assert measure(begun, replace(NEW, delivered=9), NOW, RULES).stage == 3
+
+
+@given(numbers, st.integers(0, 5))
+def test_attestation_alone_gives_3_at_most_and_never_takes(numbers: Numbers, held: int) -> None:
+    without = stage(numbers, held)
+    found = measure(
+        Standing(held, None, attested=True), replace(numbers, attested=True), NOW, RULES
+    )
+
+    assert without <= found.stage <= max(without, 3)
 
 
 @pytest.mark.parametrize(

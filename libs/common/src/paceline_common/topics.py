@@ -70,7 +70,7 @@ INBOUND_RECEIVED = Topic("inbound-received", "mailbox", ("reply",), ("bounce",),
 ENROLLMENT_FINISHED = Topic("enrollment-finished", "enrollment", ("scheduler",), (), _ID_ONLY)
 ADDRESS_SUPPRESSED = Topic("address-suppressed", "address", ("scheduler",), (), _ID_ONLY)
 MAILBOX_CHANGED = Topic(
-    "mailbox-changed", "mailbox", ("gateway",), ("scheduler", "reply"), _ID_ONLY
+    "mailbox-changed", "mailbox", ("gateway",), ("scheduler", "reply", "bounce"), _ID_ONLY
 )
 CAMPAIGN_CHANGED = Topic("campaign-changed", "campaign", ("gateway",), ("scheduler",), _ID_ONLY)
 MAILBOX_PROBED = Topic(

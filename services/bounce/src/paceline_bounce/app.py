@@ -31,6 +31,7 @@ def build(settings: BounceSettings) -> Service:
     service.subscribe(consumers.send_rejected(classifier))
     service.subscribe(consumers.inbound_received(classifier))
     service.subscribe(consumers.sent(health))
+    service.subscribe(consumers.mailbox_changed(health))
     every = timedelta(seconds=settings.health_recompute_s)
     service.background("health", lambda: health.run(service.db, every))
     service.readiness("keys", service.keys.check)

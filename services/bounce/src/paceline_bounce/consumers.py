@@ -9,7 +9,7 @@ from paceline_bounce.classify import Classifier, by_workspace
 from paceline_bounce.health import Counted, Health
 from paceline_common import ids, topics
 from paceline_common.db import Queries
-from paceline_common.events import InboundReceived, SendRejected, Sent
+from paceline_common.events import InboundReceived, MailboxChanged, SendRejected, Sent
 from paceline_common.kafka.subscribe import Delivery, Subscription
 
 _QUERIES: Final = Queries("paceline_bounce")
@@ -54,6 +54,17 @@ def sent(health: Health) -> Subscription[Sent]:
         )
 
     return Subscription(topic=topics.SENT, handler=handle)
+
+
+def mailbox_changed(health: Health) -> Subscription[MailboxChanged]:
+    """Measure anew by the settings as they are now: an attestation given or withdrawn counts."""
+
+    async def handle(tx: AsyncConnection, deliveries: Sequence[Delivery[MailboxChanged]]) -> None:
+        await health.review(
+            tx, {(one.workspace_id, ids.decode("mbx", one.body.mailbox_id)) for one in deliveries}
+        )
+
+    return Subscription(topic=topics.MAILBOX_CHANGED, handler=handle, dedupe=False)
 
 
 async def _hold_enrollment(tx: AsyncConnection, delivery: Delivery[SendRejected | None]) -> None:

@@ -73,7 +73,7 @@ class HealthRules:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A mailbox's row, locked."""
+    """A mailbox's row, locked; `attested` and `cools` as its settings say now."""
 
     workspace_id: int
     mailbox_id: int
@@ -83,6 +83,8 @@ class _Row:
     delivered: int
     cooldown: Cooldown | None
     recent: Recent
+    attested: bool
+    cools: bool
 
 
 _Key = tuple[int, int]
@@ -125,7 +127,7 @@ class Health:
         rows = []
         started = list(holds)
         if counted:
-            for locked in await _lock(tx, sorted(by_mailbox)):
+            for locked in await _lock_all(tx, sorted(by_mailbox)):
                 row, hold = self._count(
                     locked, by_mailbox[locked.workspace_id, locked.mailbox_id], now
                 )
@@ -155,6 +157,15 @@ class Health:
                 },
             )
 
+    async def review(self, tx: AsyncConnection, mailboxes: Iterable[_Key]) -> None:
+        """Measure mailboxes anew, by their settings and the time; tell those that changed.
+
+        Those that nothing is known of are left out.
+        """
+        rows = await _lock(tx, sorted(set(mailboxes)))
+        if rows:
+            await self._measure(tx, rows, self._clock.now())
+
     async def run(self, db: Database, every: timedelta) -> None:
         """Recompute what is due, again and again, until cancelled."""
         while True:
@@ -164,13 +175,15 @@ class Health:
 
     async def recompute(self, db: Database) -> int:
         """Recompute one batch of the mailboxes whose window has moved; return how many."""
-        now = self._clock.now()
+        arguments = {"now": self._clock.now(), "most": BATCH}
         async with db.transaction(worker=True) as tx:
-            due = await tx.execute(_QUERIES["lock_due_health"], {"now": now, "most": BATCH})
-            rows = [_row(one) for one in due]
-            if rows:
-                await self._measure(tx, rows, now)
-        return len(rows)
+            found = await tx.execute(_QUERIES["find_due_health"], arguments)
+            due = [(one.workspace_id, one.mailbox_id) for one in found]
+        if due:
+            # Not as the worker: the settings are the gateway's, which shows them by workspace.
+            async with db.transaction(sorted({workspace for workspace, _ in due})) as tx:
+                await self.review(tx, due)
+        return len(due)
 
     def _count(
         self, row: _Row, counted: Iterable[Counted], now: datetime
@@ -190,7 +203,9 @@ class Health:
                 recent, last, one.at, is_send=is_send, rules=rules
             ):
                 recent = recent.count(one.at, sends=int(is_send), hard=int(is_hard), rules=rules)
-        if (cause := cooldown.judge(recent, now, rules)) is not None:
+        if not row.cools:
+            causes = []
+        elif (cause := cooldown.judge(recent, now, rules)) is not None:
             causes.append((cause, _sentence(cause, recent, now, rules)))
             # What started this cooldown starts no other.
             recent = Recent()
@@ -217,6 +232,7 @@ class Health:
                 bounce_rate=rules.score.prior.rate(volumes.hard, volumes.sends),
                 complaint_rate=rules.score.complaint_prior.rate(volumes.complaints, volumes.sends),
                 bounce_rate_month=rules.score.prior.rate(window.month_hard, window.month_sends),
+                attested=row.attested,
             )
             standing = stage.measure(row.standing, numbers, now, rules.stages)
             changed = (overall, standing.stage) != (row.score, row.standing.stage)
@@ -248,13 +264,30 @@ class _Window:
 _EMPTY: Final = _Window(Volumes(), 0, 0, None)
 
 
-async def _lock(tx: AsyncConnection, keys: Sequence[_Key]) -> list[_Row]:
-    named = {"workspaces": [ws for ws, _ in keys], "mailboxes": [mailbox for _, mailbox in keys]}
-    rows = [_row(one) for one in await tx.execute(_QUERIES["lock_health"], named)]
+async def _lock_all(tx: AsyncConnection, keys: Sequence[_Key]) -> list[_Row]:
+    """Lock the rows of mailboxes; those that have none get one."""
+    rows = await _lock(tx, keys)
     if len(rows) < len(keys):
-        await tx.execute(_QUERIES["insert_health"], named)
-        rows = [_row(one) for one in await tx.execute(_QUERIES["lock_health"], named)]
+        await tx.execute(_QUERIES["insert_health"], _named(keys))
+        rows = await _lock(tx, keys)
     return rows
+
+
+async def _lock(tx: AsyncConnection, keys: Sequence[_Key]) -> list[_Row]:
+    locked = (await tx.execute(_QUERIES["lock_health"], _named(keys))).all()
+    # After the locks: who waited for them must not go by settings older than the row.
+    settings = {
+        (one.workspace_id, one.mailbox_id): (one.attested, one.cooldown)
+        for one in await tx.execute(_QUERIES["load_settings"], _named(keys))
+    }
+    return [
+        _row(one, *settings.get((one.workspace_id, one.mailbox_id), (one.attested, True)))
+        for one in locked
+    ]
+
+
+def _named(keys: Sequence[_Key]) -> dict[str, list[int]]:
+    return {"workspaces": [ws for ws, _ in keys], "mailboxes": [mailbox for _, mailbox in keys]}
 
 
 async def _windows(
@@ -294,13 +327,13 @@ def _sentence(cause: Cause, recent: Recent, now: datetime, rules: CooldownRules)
     return f"{hard} of {sends} sends of 24 hours bounced hard"
 
 
-def _row(one: Any) -> _Row:
+def _row(one: Any, attested: bool, cools: bool) -> _Row:
     return _Row(
         one.workspace_id,
         one.mailbox_id,
         one.version,
         one.score,
-        Standing(one.stage, one.fell_at),
+        Standing(one.stage, one.fell_at, one.attested),
         one.delivered,
         (
             Cooldown(one.cooldown_since, one.cooldown_until, one.cooldown_level)
@@ -314,6 +347,8 @@ def _row(one: Any) -> _Row:
             hour_sends=tuple(one.hour_sends),
             hour_hard=tuple(one.hour_hard),
         ),
+        attested,
+        cools,
     )
 
 
@@ -325,6 +360,7 @@ def _written(row: _Row, recompute_at: datetime | None) -> dict[str, Any]:
         "score": row.score,
         "stage": row.standing.stage,
         "fell_at": row.standing.fell_at,
+        "attested": row.standing.attested,
         "delivered": row.delivered,
         "cooldown_since": row.cooldown.since if row.cooldown else None,
         "cooldown_until": row.cooldown.until if row.cooldown else None,

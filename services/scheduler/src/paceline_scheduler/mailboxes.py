@@ -177,7 +177,7 @@ def _columns(row: Row[Any]) -> dict[str, Any]:
         "ceilings": kept.ceiling,
         "outstandings": kept.max_outstanding,
         "floors": kept.health_floor,
-        "types": types_mask(rules, State(health=row.health, stage=row.stage or 0)),
+        "types": types_mask(rules, State(health=row.health, stage=row.stage)),
         "accounts": policy.account_ref(row.provider, row.email),
         "hosts": policy.host_code(row.provider),
         "policies": row.policy,

@@ -510,11 +510,23 @@ def test_stage_gate_asks_more_of_cold_than_of_nurture() -> None:
     assert admits(fresh, State(stage=2), CampaignRules(COLD, 70)) == Hold("stage_below", None, 2, 3)
 
 
-def test_attested_mailbox_is_at_least_at_stage_three() -> None:
-    assert types_mask(rules(), State(stage=0)) == ALL_TYPES
+def test_until_its_stage_is_measured_an_attested_mailbox_is_at_stage_three_any_other_at_none() -> (
+    None
+):
+    assert types_mask(rules(), State(stage=None)) == ALL_TYPES
     strict = rules({"stage_gate": {"cold": 4}})
-    assert types_mask(strict, State(stage=1)) == NURTURE | TRANSACTIONAL
-    assert types_mask(strict, State(stage=4)) == ALL_TYPES
+    assert admits(strict, State(), CampaignRules(COLD, 70)) == Hold("stage_below", None, 3, 4)
+    fresh = rules({"attested": False})
+    assert admits(fresh, State(), CampaignRules(NURTURE, 70)) == Hold("stage_below", None, 0, 2)
+
+
+def test_measured_stage_holds_for_an_attested_mailbox_too() -> None:
+    assert admits(rules(), State(stage=2), CampaignRules(COLD, 70)) == Hold(
+        "stage_below", None, 2, 3
+    )
+    assert types_mask(rules(), State(stage=2)) == NURTURE | TRANSACTIONAL
+    assert types_mask(rules(), State(stage=0)) == TRANSACTIONAL
+    assert types_mask(rules({"stage_gate": {"cold": 4}}), State(stage=4)) == ALL_TYPES
 
 
 def test_health_below_the_campaigns_floor_holds_and_unknown_health_passes() -> None:
@@ -529,11 +541,12 @@ def test_health_below_the_campaigns_floor_holds_and_unknown_health_passes() -> N
     st.sets(st.sampled_from(["cold", "nurture", "transactional"]), min_size=1),
     st.none() | st.dictionaries(st.sampled_from(["cold", "nurture"]), st.integers(0, 5)),
     st.booleans(),
-    st.integers(0, 5),
+    st.none() | st.integers(0, 5),
 )
 @example({"cold"}, {"cold": 3}, False, 2)
+@example({"cold"}, {"cold": 3}, True, 2)
 def test_mask_holds_exactly_the_types_that_are_admitted(
-    types: set[str], gate: dict[str, int] | None, attested: bool, stage: int
+    types: set[str], gate: dict[str, int] | None, attested: bool, stage: int | None
 ) -> None:
     mailbox = rules({"campaign_types": sorted(types), "stage_gate": gate, "attested": attested})
     state = State(stage=stage)

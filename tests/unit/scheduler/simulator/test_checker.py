@@ -110,7 +110,7 @@ BROKEN: dict[str, Callable[[], Forged]] = {
     ),
     "window": lambda: Forged().send(timedelta(hours=-1, milliseconds=-1)),
     "blackout": lambda: Forged(blackouts=["2026-10-27"]).send(),
-    "stage": lambda: Forged(attested=False).fact("stage", mailbox=MAILBOX, stage=2).send(),
+    "stage": lambda: Forged().fact("stage", mailbox=MAILBOX, stage=2).send(),
     "health": lambda: Forged().fact("health", mailbox=MAILBOX, score=69).send(),
     "restriction": lambda: Forged(types=["nurture", "transactional"]).send(),
     "cooldown": lambda: Forged().suspend("mailbox", MAILBOX, "cooldown").send(),
@@ -146,8 +146,8 @@ HELD: dict[str, Callable[[], Forged]] = {
     "the first and the last instant of the window": lambda: (
         Forged().send(timedelta(hours=-1)).send(timedelta(hours=8, milliseconds=-1))
     ),
-    "an attested mailbox counts as one of stage 3": lambda: (
-        Forged().fact("stage", mailbox=MAILBOX, stage=0).send()
+    "an attested mailbox that nobody measured counts as one of stage 3": lambda: (
+        Forged().fact("stage", mailbox=MAILBOX, stage=None).send()
     ),
     "health that recovered": lambda: (
         Forged()

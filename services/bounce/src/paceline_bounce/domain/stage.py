@@ -1,15 +1,16 @@
 """How far a mailbox has come, by numbers: 0 (connected) to 5 (DESIGN §7).
 
-This is the measured stage. That somebody attested a mailbox is older than its
-numbers is the business of who gates by stage.
+Its owner may attest that a mailbox was in use before it came here: that counts
+as the deliveries, and as the score, of stage `ATTESTED`. Rates are never attested.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Final
 
 HIGHEST: Final = 5
+ATTESTED: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +45,8 @@ class Numbers:
 
     `delivered`: accepted and not returned, ever; `score`: None if unknown;
     `bounce_rate_month`: over the rules' month; `records_right`: whether the
-    domain's records are there, None if nobody looked.
+    domain's records are there, None if nobody looked; `attested`: whether its
+    owner says that it was in use before.
     """
 
     delivered: int
@@ -53,14 +55,17 @@ class Numbers:
     complaint_rate: float
     bounce_rate_month: float
     records_right: bool | None = None
+    attested: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """The stage a mailbox holds, and when it last fell (aware, UTC)."""
+    """The stage a mailbox holds, when it last fell (aware, UTC), and whether it rests on an
+    attestation."""
 
     stage: int = 0
     fell_at: datetime | None = None
+    attested: bool = False
 
     def rests_until(self, rules: StageRules) -> datetime | None:
         """Return when a stage that fell may change again."""
@@ -72,25 +77,39 @@ def measure(standing: Standing, numbers: Numbers, now: datetime, rules: StageRul
 
     Up to the highest stage whose numbers hold; down by one when the rates of
     the held one break. Silence breaks nothing: a score no longer known keeps a
-    stage, but earns none.
+    stage, but earns none above `ATTESTED`, and up to it only where attested.
     """
+    standing = _sworn(standing, numbers, rules)
     rest = standing.rests_until(rules)
     if rest is not None and now < rest:
         return standing
     if not _holds(standing.stage, numbers, rules):
-        return Standing(standing.stage - 1, now)
+        return replace(standing, stage=standing.stage - 1, fell_at=now)
     stage = standing.stage
     while stage < HIGHEST and _earns(stage + 1, numbers, rules):
         stage += 1
-    return Standing(stage, standing.fell_at)
+    return replace(standing, stage=stage)
+
+
+def _sworn(standing: Standing, numbers: Numbers, rules: StageRules) -> Standing:
+    """Return the standing with the attestation as it is now.
+
+    Given, it is where a mailbox that never fell begins: what fell has to earn
+    its way back. Withdrawn, what rested on it alone is lost.
+    """
+    stage = standing.stage
+    if numbers.attested and not standing.attested and standing.fell_at is None:
+        stage = max(stage, ATTESTED)
+    elif standing.attested and not numbers.attested:
+        stage = min(stage, sum(numbers.delivered >= least for least in rules.delivered))
+    return Standing(stage, standing.fell_at, numbers.attested)
 
 
 def _earns(stage: int, numbers: Numbers, rules: StageRules) -> bool:
-    return (
-        numbers.delivered >= rules.delivered[stage - 1]
-        and (stage < 2 or numbers.score is not None)
-        and _holds(stage, numbers, rules)
-    )
+    enough = numbers.delivered >= rules.delivered[stage - 1]
+    known = stage < 2 or numbers.score is not None
+    attested = numbers.attested and stage <= ATTESTED
+    return (attested or (enough and known)) and _holds(stage, numbers, rules)
 
 
 def _holds(stage: int, numbers: Numbers, rules: StageRules) -> bool:

@@ -104,7 +104,8 @@ class MailboxHealth(Base):  # type: ignore[misc, valid-type]
     """What is known of one mailbox now.
 
     `version` counts the changes of `score` (null: unknown) and `stage`, each of
-    which was told. `fell_at`: when the stage last went down. `delivered`:
+    which was told. `fell_at`: when the stage last went down; `attested`: whether it
+    was measured as an attested mailbox's. `delivered`:
     accepted and not returned, ever. `cooldown_*`: the last cooldown, and how often
     in a row it was doubled. `recent_*`, `hour_*`: what may start the next
     (`domain/cooldown.py`). `recompute_at`: when the numbers change by time alone.
@@ -128,6 +129,7 @@ class MailboxHealth(Base):  # type: ignore[misc, valid-type]
     score: Mapped[int | None] = mapped_column(SmallInteger)
     stage: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
     fell_at: Mapped[datetime | None]
+    attested: Mapped[bool] = mapped_column(server_default=text("false"))
     delivered: Mapped[int] = mapped_column(server_default=text("0"))
     cooldown_since: Mapped[datetime | None]
     cooldown_until: Mapped[datetime | None]

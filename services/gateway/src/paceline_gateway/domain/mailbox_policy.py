@@ -37,6 +37,7 @@ _MAILBOX: Final[dict[str, Any]] = {
     "stage_gate": {"cold": 3, "nurture": 2},
     "attested": True,
     "health_floor": True,
+    "cooldown": True,
     "recheck": {"every_s": 900, "for_s": 86_400},
     "reroute": True,
 }
@@ -354,6 +355,7 @@ _RULES: Final[Mapping[str, Callable[[Any], str | None]]] = {
     "stage_gate": _gate,
     "attested": _flag,
     "health_floor": _flag,
+    "cooldown": _flag,
     "recheck": _recheck,
     "reroute": _flag,
 }

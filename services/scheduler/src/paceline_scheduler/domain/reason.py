@@ -131,7 +131,8 @@ SECTIONS: Final[tuple[tuple[str, tuple[Reason, ...]], ...]] = (
             Reason(
                 "stage_below",
                 "The mailbox's stage is lower than campaigns of this type ask for.",
-                "Let it warm up, or attest that it is in use already (`attested`).",
+                "Let it warm up, or attest that it is in use already (`attested`); a stage that "
+                "fell rises again when its rates have recovered.",
             ),
             Reason(
                 "health_below_floor",

@@ -32,7 +32,7 @@ TYPES: Final[Mapping[str, int]] = {
 }
 ALL_TYPES: Final = COLD | NURTURE | TRANSACTIONAL
 
-# What the owner's word, that the mailbox is already in use, is worth.
+# What the owner's word, that the mailbox is already in use, is worth until bounce has measured it.
 ATTESTED_STAGE: Final = 3
 
 
@@ -77,7 +77,7 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What is used and known of a mailbox. `health` None: not yet known.
+    """What is used and known of a mailbox. `health` and `stage` None: not yet known.
 
     `next_at` is the cadence's next instant, None before the first send.
     `domain_cap` is the budget of the sending domain, on the days of
@@ -89,7 +89,7 @@ class State:
     hour: HourCount = NO_HOUR
     rolling: RollingCount = NO_ROLLING
     health: int | None = None
-    stage: int = 0
+    stage: int | None = None
     throttled: bool = False
     domain_cap: int | None = None
     domain_day: DayCount = field(default=NO_DAY)
@@ -135,5 +135,8 @@ def day_cap(rules: Rules, state: State, day: date) -> DayCap:
 
 
 def stage_of(rules: Rules, state: State) -> int:
-    """Return the stage that counts: an attested mailbox is at least at `ATTESTED_STAGE`."""
-    return max(state.stage, ATTESTED_STAGE) if rules.attested else state.stage
+    """Return the stage that counts: the measured one, which counts attestation in; until there is
+    one an attested mailbox is at `ATTESTED_STAGE`, any other at 0."""
+    if state.stage is not None:
+        return state.stage
+    return ATTESTED_STAGE if rules.attested else 0

@@ -41,7 +41,7 @@ _RELEASES: Final[Mapping[str, tuple[str, str]]] = {
     "outstanding": ("add_mailbox", "add a mailbox to {pools}"),
     "waiting_in_queue": ("add_mailbox", "add a mailbox to {pools}"),
     "type_restricted": ("allow_type", "let a mailbox of {pools} send campaigns of this type"),
-    "stage_below": ("attest", "attest that a mailbox of {pools} is in use, or lower its stage gate"),
+    "stage_below": ("attest", "attest that a mailbox of {pools} is in use, or lower its gate"),
     "health_below_floor": ("lower_min_health", "lower min_health of {campaign} to {used} or less"),
     "esp_mismatch": ("prefer_esp", "set esp_match of {campaign} to prefer"),
     "recipient_spacing": ("change_shaping", "shorten the spacing of the recipient's domain"),

@@ -142,7 +142,7 @@ class Budget:
         self.open_from = self.open_until = _NEVER
         self.day_cap: int | None = None
         self.health: int | None = None
-        self.stage = 0
+        self.stage: int | None = None
         self.throttled_until = 0
         self.gone_since: int | None = None
         self.set_rules(rules)

@@ -229,9 +229,9 @@ def _check_admission(
         if settings is None:
             continue
         score: int | None = _value_at(history.health, begin)
-        stage: int = _value_at(history.stage, begin) or 0
-        if settings["attested"]:
-            stage = max(stage, 3)
+        stage: int | None = _value_at(history.stage, begin)
+        if stage is None:
+            stage = 3 if settings["attested"] else 0
         if not settings["active"]:
             found["suspension"] += len(_between(rows, begin, end))
         allowed = {TYPES.index(name) for name in settings["types"]}

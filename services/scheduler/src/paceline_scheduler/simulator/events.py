@@ -12,9 +12,9 @@ Facts, by kind:
   ceiling_24h, ramp [[day, cap], …]|null, ramp_from date, probation_cap (what unknown health is held
   to), windows [{days [0..6], start "HH:MM", end}]|null, blackouts [date], holidays [date],
   types [name], stage_gate {type: stage}, attested, health_floor}: all its settings from here on.
-  An attested mailbox counts as one of stage 3 at least.
-- `health` {mailbox, score|null}; `stage` {mailbox, stage}; `throttle` {mailbox, until|null}: half
-  of its daily cap until then
+  Until its stage is measured, an attested mailbox counts as one of stage 3, any other of 0.
+- `health` {mailbox, score|null}; `stage` {mailbox, stage|null}; `throttle` {mailbox, until|null}:
+  half of its daily cap until then
 - `campaign` {campaign, workspace, type, min_health}
 - `suspended` {suspension, workspace, scope, ref, reason, until|null}; `resumed` {suspension}
 - `suppressed` {workspace, address}; `ended` {enrollment, state}: no submission after it

@@ -102,7 +102,7 @@ class MailboxPlan:
     connected_at: datetime
     policy: dict[str, Any]
     health: int | None
-    stage: int
+    stage: int | None
     is_active: bool = True
     members: dict[int, tuple[int, int, int]] = field(default_factory=dict)
 
@@ -302,6 +302,8 @@ class _Workspace:
             health=None if self._chance(0.2) else self._whole(74, 97),
             stage=4,
         )
+        if plan.health is None:
+            plan.stage = None
         if plan.is_node:
             self._node_policy(policy)
         else:
@@ -447,9 +449,11 @@ class _Workspace:
         if self._chance(0.08):
             low = self._moment(0, 0.8 * self._days)
             self._happen(low, "health", mailbox=ref, score=self._whole(40, 68))
-            self._happen(
-                low + self._between(1, 5) * _DAY, "health", mailbox=ref, score=self._whole(70, 90)
-            )
+            better = low + self._between(1, 5) * _DAY
+            self._happen(better, "health", mailbox=ref, score=self._whole(70, 90))
+            if one.policy.get("attested", True):
+                self._happen(low, "stage", mailbox=ref, stage=2)
+                self._happen(better, "stage", mailbox=ref, stage=3)
         elif one.health is None and self._chance(0.7):
             self._happen(self._moment(), "health", mailbox=ref, score=self._whole(66, 92))
         if not one.policy.get("attested", True):

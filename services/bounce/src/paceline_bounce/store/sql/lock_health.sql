@@ -1,5 +1,5 @@
 -- Purpose: lock the health of mailboxes, in the order of their ids. In: parallel arrays.
-SELECT h.workspace_id, h.mailbox_id, h.version, h.score, h.stage, h.fell_at, h.delivered,
+SELECT h.workspace_id, h.mailbox_id, h.version, h.score, h.stage, h.fell_at, h.attested, h.delivered,
        h.cooldown_since, h.cooldown_until, h.cooldown_level, h.recent_sends, h.recent_hard,
        h.newest_hour, h.hour_sends, h.hour_hard
 FROM bounce.mailbox_health AS h

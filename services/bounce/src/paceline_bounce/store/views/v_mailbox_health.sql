@@ -1,6 +1,6 @@
 -- The health of mailboxes that sent something; what is not measured is null. The rates are plain
--- shares of the sends of 7 days (UTC, today included), null without any. `current_stage` is the
--- measured one. Readers: gateway, scheduler.
+-- shares of the sends of 7 days (UTC, today included), null without any. `current_stage`
+-- counts attestation in. Readers: gateway, scheduler.
 CREATE OR REPLACE VIEW bounce.v_mailbox_health WITH (security_barrier) AS
 SELECT h.workspace_id, h.mailbox_id, h.score::integer AS overall_score,
        NULL::integer AS reputation_score, NULL::integer AS daily_send_limit,
