@@ -317,6 +317,30 @@ async def test_health_below_the_floor_takes_leases_back_and_an_older_version_cha
     assert await measure(4, 90) == {(WS, 1)}
 
 
+async def test_attested_mailbox_sends_cold_until_its_measured_stage_is_too_low(
+    world: World, house: House
+) -> None:
+    (job,) = await ready(world, house, 1, stage_gate={"cold": 3, "nurture": 2})
+    assert world.one("SELECT types, stage FROM mailbox_budget") == (7, 0)
+    assert await propose(house, [(1, job)]) == [None]
+
+    async def measure(version: int, stage: int) -> int:
+        async with house.db.transaction([WS]) as tx:
+            await house.mailboxes.apply_health(tx, [Health(WS, 1, version, None, stage)])
+        return int(world.one("SELECT types FROM mailbox_budget"))
+
+    assert await measure(1, 2) == 6
+    assert world.one("SELECT state, reason FROM send_job") == ("queued", "not_admitted")
+    # New settings do not bring the attestation's stage back.
+    world.sql(
+        "UPDATE gateway.mailbox SET version = version + 1, policy = policy || '{\"daily_cap\": 9}'"
+    )
+    async with house.db.transaction([WS]) as tx:
+        await house.mailboxes.refresh(tx, [1])
+    assert world.one("SELECT types, policy ->> 'daily_cap' FROM mailbox_budget") == (6, "9")
+    assert await measure(2, 3) == 7
+
+
 async def test_type_that_the_owner_takes_away_takes_its_leases_back(
     world: World, house: House
 ) -> None:

@@ -274,12 +274,11 @@ class PacingState:
             # Never a burst at an opening: the first slot lies within one cadence of it.
             next_at = max(next_at, cadence.first_after(opening, self._rng.random()))
         lead_ms = _ms(cadence.lead)
+        earliest_ms = _ms(row.db_now - _EPOCH) + wait_ms if wait_ms else 0
         next_ms = _ms(next_at - _EPOCH)
         return MailboxRecord(
             mailbox_id=row.mailbox_id,
-            eligible_ms=max(
-                next_ms - lead_ms, _ms(row.db_now - _EPOCH) + wait_ms if wait_ms else 0
-            ),
+            eligible_ms=max(next_ms - lead_ms, earliest_ms),
             next_ms=next_ms,
             cadence_ms=row.cadence_ms,
             jitter_min_ms=row.jitter_min_ms,

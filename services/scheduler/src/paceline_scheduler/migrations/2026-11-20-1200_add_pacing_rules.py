@@ -12,6 +12,7 @@ SCHEMA = "scheduler"
 COLUMNS = (
     """
     ALTER TABLE scheduler.mailbox_budget
+        DROP COLUMN windows,
         ADD COLUMN revision bigint NOT NULL DEFAULT 0,
         ADD COLUMN policy jsonb NOT NULL DEFAULT '{}',
         ADD COLUMN provider text NOT NULL DEFAULT 'smtp',

@@ -317,7 +317,6 @@ class MailboxBudget(Base):
     day_cap: Mapped[int | None] = mapped_column(Integer)
     hour_cap: Mapped[int | None] = mapped_column(Integer)
     max_outstanding: Mapped[int] = mapped_column(Integer, server_default=text("1"))
-    windows: Mapped[list[Any] | None]
     open_from: Mapped[datetime] = mapped_column(server_default=text("'infinity'"))
     open_until: Mapped[datetime] = mapped_column(server_default=text("'infinity'"))
     next_at: Mapped[datetime] = mapped_column(server_default=text("'-infinity'"))
