@@ -146,3 +146,15 @@ def test_a_closed_mailbox_says_what_closes_it_first() -> None:
     midnight = datetime(2026, 3, 2, 23, tzinfo=UTC)
     assert hold == Hold("daily_cap", midnight, 120, 120)
     assert standing(compile_stretch(RULES, State(), NOW), NOW) is None
+
+
+def test_a_cap_holds_over_several_openings_of_a_day() -> None:
+    twice = tuple(
+        Interval(frozenset(range(5)), time(start), time(end)) for start, end in ((9, 12), (13, 17))
+    )
+    rules = replace(RULES, window=SendWindow(PARIS, twice), daily_cap=10)
+    serving = [Server(rules, State(day=DayCount(date(2026, 3, 2), 8)))]
+    for count, day in ((2, 2), (3, 3)):
+        found = reached(serving, 1, count, NOW, "fast")
+        assert found is not None
+        assert found.astimezone(PARIS).day == day
