@@ -110,9 +110,7 @@ async def test_special_use_domains_are_enrolled_only_where_the_setting_says_so(
 
     world.mailbox(1)
     world.campaign()
-    strict = Enroller(
-        house.queries, hasher, lambda: None, house.campaigns, house.shaper
-    )
+    strict = Enroller(house.queries, hasher, lambda: None, house.campaigns, house.shaper)
     leads = [world.lead("a@x.test"), world.lead("b@example.com")]
     async with house.db.transaction([WS]) as tx:
         await strict.enroll(tx, leads)
