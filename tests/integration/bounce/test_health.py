@@ -372,7 +372,7 @@ async def test_where_cooldown_is_off_none_starts_and_all_else_goes_on(
     await record(health, db, world, "complaint", at=clock.now())
 
     assert cooldowns(world) == []
-    assert told(world) == [(1, None, 1), (2, told(world)[-1][1], 1)]
+    assert told(world) == [(1, None, 1), (2, 43, 1), (3, 0, 1)]
     kept = world.one(
         "SELECT recent_sends, cardinality(recent_hard) AS hard, cooldown_since"
         " FROM bounce.mailbox_health WHERE workspace_id = %s",
@@ -424,7 +424,7 @@ async def test_mailboxes_of_two_workspaces_in_one_batch_keep_to_themselves(
     assert (await view(db, world))["overall_score"] == 85
     assert (await view(db, other))["overall_score"] == 86
     assert told(world) == [(1, 85, 1)]
-    assert told(other) == [(1, 86, 1)]
+    assert told(other) == [(1, 86, 3)]  # attested, as it is unless somebody says otherwise
     other.close()
 
 
