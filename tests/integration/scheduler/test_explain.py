@@ -19,6 +19,8 @@ from .test_pacing import Sender, leads, running, seen, sending
 PARIS = "Europe/Paris"
 # Rules of a mailbox with nothing in its way.
 FREE: dict[str, Any] = {**DEMO_POLICY, "stage_gate": None}
+# A stand-in on a busy machine keeps a second's grace.
+PATIENT: dict[str, Any] = {"cadence_s": 0.3, "jitter_s": [1.0, 1.2], "grace_s": 1.0}
 MAILBOX, CAMPAIGN, POOL = (ids.encode("mbx", 1), ids.encode("cmp", 5), ids.encode("pool", 1))
 
 
@@ -601,8 +603,7 @@ async def test_a_large_fleet_is_told_from_a_part_of_it(scene: Scene) -> None:
 async def test_the_past_is_told_from_what_was_stored_then(scene: Scene) -> None:
     """Caps change, a campaign pauses and goes on; each instant keeps its own answer."""
     world, house = scene.world, scene.house
-    slow = {"cadence_s": 0.2, "jitter_s": [0.05, 0.06]}
-    await scene.open({**slow, "daily_cap": 2}, enrolled=7)
+    await scene.open({**PATIENT, "daily_cap": 2}, enrolled=7)
     instants: dict[str, datetime] = {}
 
     def note(name: str) -> None:
@@ -673,9 +674,10 @@ async def test_the_past_is_told_from_what_was_stored_then(scene: Scene) -> None:
     }  # fmt: skip
     over = await scene.explain(instants["sent"], last)
     assert over.answer.reason == "outcome_recorded"
-    assert [one.what for one in over.history if one.what in {"enrolled", "released", "sent"}] == [
-        "enrolled", "released", "sent",
-    ]  # fmt: skip
+    whats = [one.what for one in over.history]
+    assert whats[0] == "enrolled"
+    assert whats[-1] == "sent"
+    assert "released" in whats
     reserved = await scene.explain(slot - timedelta(milliseconds=20), last)
     assert reserved.answer.reason == "slot_reserved"
     assert reserved.answer.eta is not None
@@ -684,7 +686,7 @@ async def test_the_past_is_told_from_what_was_stored_then(scene: Scene) -> None:
 
 
 async def test_the_interval_told_holds_the_release(scene: Scene) -> None:
-    await scene.open({}, {}, enrolled=0)
+    await scene.open(PATIENT, PATIENT, enrolled=0)
     told: dict[int, Any] = {}
     async with running(scene.house), sending(Sender(scene.world, scene.house)):
         await scene.enroll(16)
@@ -703,7 +705,7 @@ async def test_the_interval_told_holds_the_release(scene: Scene) -> None:
     assert len(waited) >= 4
     for number, one in waited.items():
         assert one.eta.earliest <= slots[number] <= one.eta.latest, (number, one)
-        # An interval that says something: at 1.2 s each, 16 messages of two mailboxes.
+        # An interval that says something: at 1.4 s each, 16 messages of two mailboxes.
         assert one.eta.latest - one.eta.earliest < timedelta(seconds=40)
 
 

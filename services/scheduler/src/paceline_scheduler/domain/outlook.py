@@ -25,9 +25,9 @@ Pace = Literal["fast", "slow"]
 
 # Further ahead nobody can tell: health, stages and settings will be others.
 HORIZON_DAYS: Final = 60
-# What a submission takes beyond its mailbox's cadence, and what the loop adds, at the slowest.
+# What a submission takes beyond its mailbox's cadence, and what a lease costs that nobody claims.
 _SUBMISSION: Final = timedelta(seconds=2)
-_LOOP: Final = timedelta(seconds=3)
+_LOOP: Final = timedelta(seconds=5)
 _TICK: Final = timedelta(milliseconds=1)
 _KNOWN: Final = 100
 
