@@ -11,7 +11,9 @@ CREATE OR REPLACE FUNCTION scheduler.claim_send(
 ) RETURNS TABLE (
     workspace_id bigint, job_id bigint, claimed boolean, reason text, db_now timestamptz
 )
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = scheduler, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = scheduler, pg_temp
+-- All lookups are by key: one plan serves every call, and planning costs more than running.
+SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     v_ws bigint[]; v_job bigint[]; v_fence integer[]; v_again boolean[];
@@ -150,8 +152,10 @@ BEGIN
                 SELECT 1
                 FROM (VALUES ('workspace', w.ws), ('campaign', w.campaign), ('pool', w.pool),
                     ('mailbox', w.mailbox), ('domain', w.domain)) AS v(scope, ref)
-                LEFT JOIN gate AS g
-                    ON (g.workspace_id, g.scope, g.ref) = (w.ws, v.scope, v.ref)
+                LEFT JOIN LATERAL (
+                    SELECT g.ref FROM gate AS g
+                    WHERE (g.workspace_id, g.scope, g.ref) = (w.ws, v.scope, v.ref) OFFSET 0
+                ) AS g ON true
                 WHERE v.ref IS NOT NULL AND g.ref IS NULL)
         ) AS missing(one)
         LEFT JOIN LATERAL (

@@ -5,7 +5,9 @@
 CREATE OR REPLACE FUNCTION scheduler.finish_enrollments(
     p_workspaces bigint[], p_enrollments bigint[], p_states text[], p_reasons text[]
 ) RETURNS TABLE (workspace_id bigint, enrollment_id bigint)
-LANGUAGE plpgsql SET search_path = scheduler, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = scheduler, pg_temp
+-- All lookups are by key: one plan serves every call, and planning costs more than running.
+SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     v_workspaces bigint[];

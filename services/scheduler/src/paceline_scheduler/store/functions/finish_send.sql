@@ -10,7 +10,9 @@ CREATE OR REPLACE FUNCTION scheduler.finish_send(
     p_workspaces bigint[], p_jobs bigint[], p_fences integer[], p_outcomes text[],
     p_reasons text[], p_retry_at timestamptz[]
 ) RETURNS TABLE (workspace_id bigint, job_id bigint, applied boolean)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = scheduler, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = scheduler, pg_temp
+-- All lookups are by key: one plan serves every call, and planning costs more than running.
+SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     v_unknown text;

@@ -6,7 +6,9 @@
 CREATE OR REPLACE FUNCTION scheduler.release_slots(
     p_workspaces bigint[], p_jobs bigint[], p_fences integer[], p_give_back boolean[]
 ) RETURNS void
-LANGUAGE plpgsql SET search_path = scheduler, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = scheduler, pg_temp
+-- All lookups are by key: one plan serves every call, and planning costs more than running.
+SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     v_ws bigint[]; v_account bigint[]; v_hour timestamptz[]; v_domain bigint[];
     v_domain_day date[]; v_recipient bigint[]; v_recipient_day date[]; v_turn integer;
