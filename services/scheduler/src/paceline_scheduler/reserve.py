@@ -25,6 +25,7 @@ _POLL_S: Final = 0.1
 _IDLE_POLL_S: Final = 0.5
 _IDLE_LOOKS: Final = 20
 _SWEEP_S: Final = 1.0
+_GATHER_S: Final = 0.05
 _HORIZON_S: Final = 120.0
 _CHANGES: Final = 500
 # A sender that claims at the last moment has committed long before.
@@ -133,6 +134,10 @@ class Pacer:
                 async with asyncio.timeout(min(max(pause, 0.001), poll)):
                     await self.wake.wait()
                     idle = 0
+            if pause > 0:
+                # What falls due within moments is decided, loaded and claimed together. Slots
+                # are counted from the decision on, so that no lead gets shorter.
+                await asyncio.sleep(_GATHER_S)
 
     async def tell_changes(self) -> int:
         """Tell the store what changed in Postgres; return how many changes it took."""
