@@ -1,8 +1,10 @@
 """Transactions that name their workspaces, and the migrations of a schema."""
 
 import asyncio
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -11,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from tests.integration.common.conftest import PACKAGE, Parts
 
 from paceline_common.db import Database, Queries, inbox, migrate
+from paceline_common.db.sql import bytes_array, number_array, text_array
 
 QUERIES = Queries(PACKAGE)
 INSERT = text("INSERT INTO scratch.effect VALUES (:w, :j, 1)")
@@ -98,6 +101,39 @@ async def test_queries_are_files(rows: Database) -> None:
     assert QUERIES["count_effect"] is QUERIES["count_effect"]
     with pytest.raises(KeyError, match="no store/sql/other"):
         QUERIES["other"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "make", "values"),
+    [
+        ("text[]", text_array, ["", None, "NULL", 'a "b" {c, d}', "\\", "\\x41", "é\n\t "]),
+        ("bigint[]", number_array, [1, -5, None, 2**62]),
+        ("boolean[]", number_array, [True, None, False]),
+        ("bytea[]", bytes_array, [b"", b"\0\xff\"\\", b"abc"]),
+        ("text[]", text_array, []),
+    ],
+)  # fmt: skip
+async def test_an_array_arrives_as_it_is(
+    clean: Parts, db: Database, kind: str, make: Callable[[Any], str], values: list[Any]
+) -> None:
+    async with db.transaction() as tx:
+        got = await tx.execute(text(f"SELECT CAST(:values AS {kind})"), {"values": make(values)})
+        assert got.scalar_one() == values
+
+
+async def test_the_inbox_tells_which_events_it_has_seen(clean: Parts, db: Database) -> None:
+    events = [inbox.Seen("t", "s", str(n), bytes([n])) for n in range(4)]
+    box = inbox.Inbox("scratch", "c")
+    async with db.transaction() as tx:
+        assert await box.insert(tx, []) == {}
+        assert await box.insert(tx, events[:2]) == {}
+    async with db.transaction() as tx:
+        again = inbox.Seen("t", "s", "1", b"other body")
+        assert await box.insert(tx, [again, events[2]]) == {("t", "s", "1"): b"\1"}
+        assert await box.insert(tx, events[1:3]) == {
+            ("t", "s", "1"): b"\1", ("t", "s", "2"): b"\2",
+        }  # fmt: skip
+        assert await inbox.Inbox("scratch", "other").insert(tx, events) == {}
 
 
 async def test_inbox_rows_go_when_their_topic_holds_the_event_no_more(

@@ -71,6 +71,60 @@ async def test_one_batch_may_repeat_a_lead(world: World, house: House) -> None:
     assert world.one("SELECT campaign_id FROM enrollment WHERE contact_hold") == 6
 
 
+@pytest.mark.parametrize("apart", [True, False])
+async def test_newest_values_of_a_lead_win_in_one_batch_or_in_several(
+    world: World, house: House, apart: bool
+) -> None:
+    world.mailbox(1)
+    world.campaign()
+    leads = [
+        world.lead("b@x.test", fields={"a": "1", "b": "1"}, first_name="Old", last_name="L"),
+        world.lead("c@x.test", company="C"),
+        world.lead("B@X.test", fields={"b": "2"}, first_name="New"),
+        world.lead("b@x.test", timezone="Europe/Paris"),
+    ]
+    for batch in [[one] for one in leads] if apart else [leads]:
+        await house.enroll(*batch)
+    await house.enroll(world.lead("c@x.test", first_name="C"), world.lead("b@x.test", company="B"))
+    assert world.sql(
+        "SELECT email, first_name, last_name, company, timezone, fields FROM lead ORDER BY email"
+    ) == [
+        ("b@x.test", "New", "L", "B", "Europe/Paris", {"a": "1", "b": "2"}),
+        ("c@x.test", "C", None, "C", None, {}),
+    ]
+    assert sorted(
+        world.sql("SELECT outcome, count(*), count(DISTINCT enrollment_id) FROM receipt GROUP BY 1")
+    ) == [("duplicate", 4, 2), ("enrolled", 2, 2)]
+
+
+async def test_new_campaign_of_a_known_lead_makes_no_second_lead(
+    world: World, house: House
+) -> None:
+    world.mailbox(1)
+    world.campaign(5)
+    world.campaign(6)
+    await house.enroll(world.lead("a@x.test"), world.lead("c@x.test", campaign=6))
+    await house.enroll(
+        world.lead("b@x.test", campaign=6),
+        world.lead("a@x.test", campaign=6),
+        world.lead("a@x.test"),
+        world.lead("c@x.test"),
+        world.lead("a@x.test", campaign=6),
+    )
+    assert world.one("SELECT count(*) FROM lead") == 3
+    assert world.sql(
+        "SELECT l.email, e.campaign_id, e.contact_hold, e.job_id = j.job_id"
+        " FROM enrollment e JOIN lead l USING (workspace_id, lead_id)"
+        " LEFT JOIN send_job j USING (workspace_id, enrollment_id) ORDER BY 1, 2"
+    ) == [
+        ("a@x.test", 5, False, True), ("a@x.test", 6, True, None), ("b@x.test", 6, False, True),
+        ("c@x.test", 5, True, None), ("c@x.test", 6, False, True),
+    ]  # fmt: skip
+    assert world.one(
+        "SELECT count(*) FROM receipt r JOIN enrollment e USING (workspace_id, enrollment_id)"
+    ) == 7  # fmt: skip
+
+
 @pytest.mark.parametrize("kind", ["address", "domain"])
 async def test_suppressed_address_or_domain_is_not_enrolled(
     world: World, house: House, kind: str

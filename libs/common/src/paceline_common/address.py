@@ -88,5 +88,9 @@ class AddressHasher:
             return self._digest(b"domain", normalise(email_or_domain).rpartition("@")[2])
         return self._digest(b"domain", normalise_domain(email_or_domain))
 
+    def normal_address(self, normal: str) -> bytes:
+        """Return the hash of an address that is in its one spelling already (`normalise`)."""
+        return self._digest(b"address", normal)
+
     def _digest(self, kind: bytes, text: str) -> bytes:
         return hmac.digest(self._key, kind + b"\0" + text.encode(), "sha256")

@@ -29,8 +29,9 @@ Key = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A lead's enrollments, and when which campaign wrote to it last."""
+    """A lead (None: there is none), its enrollments, and when which campaign wrote to it last."""
 
+    lead_id: int | None = None
     siblings: tuple[Sibling, ...] = ()
     contacted_at: datetime | None = None
     contacted_campaign_id: int | None = None
@@ -54,6 +55,7 @@ async def load_known(
     )
     return {
         (row.workspace_id, row.address_id): Known(
+            row.lead_id,
             tuple(
                 Sibling(enrollment, campaign, active, alone, waits)
                 for enrollment, campaign, active, alone, waits in zip(

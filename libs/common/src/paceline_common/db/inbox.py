@@ -9,6 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paceline_common.db.session import Database
+from paceline_common.db.sql import bytes_array, text_array
 
 TRIM_BATCH: Final = 10_000
 
@@ -36,10 +37,13 @@ class Inbox:
         # Sorted, so that two members with overlapping batches wait for each
         # other in one order instead of deadlocking.
         self._insert = text(
-            f"INSERT INTO {schema}.inbox (consumer, topic, source, event_id, digest)"  # noqa: S608 - own schema
+            f"WITH fresh AS (INSERT INTO {schema}.inbox (consumer, topic, source, event_id, digest)"  # noqa: S608 - own schema
             f" SELECT :consumer, topic, source, event_id, digest FROM {columns}"
             " ORDER BY topic, source, event_id"
-            " ON CONFLICT DO NOTHING RETURNING topic, source, event_id"
+            " ON CONFLICT DO NOTHING RETURNING topic, source, event_id)"
+            # Nearly always all are: then one row says so instead of each its own.
+            " SELECT n, topic, source, event_id FROM (SELECT count(*) AS n FROM fresh) AS counted"
+            " LEFT JOIN fresh ON n < :count"
         )
         self._digests = text(
             f"SELECT i.topic, i.source, i.event_id, i.digest FROM {schema}.inbox i"  # noqa: S608 - own schema
@@ -56,14 +60,15 @@ class Inbox:
         """
         arguments = {
             "consumer": self._consumer,
-            "topics": [one.topic for one in seen],
-            "sources": [one.source for one in seen],
-            "event_ids": [one.event_id for one in seen],
-            "digests": [one.digest for one in seen],
+            "topics": text_array(one.topic for one in seen),
+            "sources": text_array(one.source for one in seen),
+            "event_ids": text_array(one.event_id for one in seen),
+            "digests": bytes_array(one.digest for one in seen),
         }
-        fresh = {tuple(row) for row in await tx.execute(self._insert, arguments)}
-        if len(fresh) == len(seen):
+        rows = (await tx.execute(self._insert, {**arguments, "count": len(seen)})).all()
+        if rows[0].n == len(seen):
             return {}
+        fresh = {(row.topic, row.source, row.event_id) for row in rows}
         found = await tx.execute(self._digests, arguments)
         return {
             (row.topic, row.source, row.event_id): bytes(row.digest)

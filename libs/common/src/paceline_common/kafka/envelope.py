@@ -1,7 +1,7 @@
 """Records of Kafka as deliveries: CloudEvents 1.0 in binary mode, read without trust."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Generic, TypeVar
 
@@ -93,27 +93,32 @@ class EnvelopeReader:
         item.source = headers.get("ce_source")
         item.type = headers.get("ce_type")
         try:
-            self._read_envelope(item, headers, unreadable)
+            envelope = self._envelope(record, headers, unreadable)
         except ValueError as error:
             item.refuse("malformed_envelope", str(error))
             return item
-        assert item.delivery is not None
-        try:
-            if record.value is None:
-                raise ValueError("no body")
-            body = self._decoder.decode(record.value)
-        except ValueError as error:  # msgspec's errors name the JSON path, never the value
-            item.refuse("malformed_body", str(error))
-            return item
-        named = headers.get("ce_workspaceid", "")
-        if body.workspace_id != named:
-            item.refuse("workspace_mismatch", "workspace_id of the body is not ce_workspaceid")
-            return item
-        item.delivery = replace(item.delivery, body=body)
+        body = self._body(item, headers)
+        item.delivery = Delivery(**envelope, body=body)
         return item
 
-    def _read_envelope(self, item: Item, headers: dict[str, str], unreadable: list[str]) -> None:
-        record = item.record
+    def _body(self, item: Item, headers: dict[str, str]) -> Any:
+        """Return a record's body; or None, and refuse the record for it."""
+        try:
+            if item.record.value is None:
+                raise ValueError("no body")
+            body = self._decoder.decode(item.record.value)
+        except ValueError as error:  # msgspec's errors name the JSON path, never the value
+            item.refuse("malformed_body", str(error))
+            return None
+        if body.workspace_id != headers.get("ce_workspaceid", ""):
+            item.refuse("workspace_mismatch", "workspace_id of the body is not ce_workspaceid")
+            return None
+        return body
+
+    def _envelope(
+        self, record: Any, headers: dict[str, str], unreadable: list[str]
+    ) -> dict[str, Any]:
+        """Return what a `Delivery` holds besides its body; raise `ValueError` for a bad one."""
         for name in _REQUIRED:
             if name in unreadable:
                 raise ValueError(f"header {name} is null or not UTF-8 text")
@@ -138,23 +143,22 @@ class EnvelopeReader:
             raise ValueError("header ce_time is not an RFC 3339 instant") from None
         if time.tzinfo is None:
             raise ValueError("header ce_time has no offset from UTC")
-        item.delivery = Delivery(
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            key=key,
-            event_id=headers["ce_id"],
-            source=headers["ce_source"],
-            workspace_id=self._workspace(headers, unreadable),
-            time=time.astimezone(UTC),
-            body=None,
-            digest=hashlib.sha256(record.value or b"").digest(),
-            publisher=(
+        return {
+            "topic": record.topic,
+            "partition": record.partition,
+            "offset": record.offset,
+            "key": key,
+            "event_id": headers["ce_id"],
+            "source": headers["ce_source"],
+            "workspace_id": self._workspace(headers, unreadable),
+            "time": time.astimezone(UTC),
+            "digest": hashlib.sha256(record.value or b"").digest(),
+            "publisher": (
                 record.topic.removeprefix(self._topic.name) if self._topic.pattern else None
             ),
-            subject=headers.get("ce_subject"),
-            traceparent=headers.get("traceparent"),
-        )
+            "subject": headers.get("ce_subject"),
+            "traceparent": headers.get("traceparent"),
+        }
 
     def _workspace(self, headers: dict[str, str], unreadable: list[str]) -> int:
         text = headers.get("ce_workspaceid")

@@ -1,6 +1,6 @@
 -- Purpose: what is known of the leads of these addresses, which the caller has locked: when they
 -- were contacted last and by which campaign, and all their enrollments as arrays.
-SELECT l.workspace_id, l.address_id, l.contacted_at, l.contacted_campaign_id,
+SELECT l.workspace_id, l.address_id, l.lead_id, l.contacted_at, l.contacted_campaign_id,
     coalesce(s.enrollments, '{}') AS enrollments, coalesce(s.campaigns, '{}') AS campaigns,
     coalesce(s.actives, '{}') AS actives, coalesce(s.alones, '{}') AS alones,
     coalesce(s.waits, '{}') AS waits
