@@ -36,6 +36,7 @@ from paceline_scheduler.simulator.outlook import (
 from paceline_scheduler.simulator.pacer import Campaign
 
 _ALLOWED_S: Final = 5.0
+_UNSTARTED: Final = ("draft", "scheduled")
 EVERY: Final = "*"
 
 
@@ -136,6 +137,7 @@ async def load_snapshot(
                     for position, delay in (one.delays or {}).items()
                 },
                 waiting[one.campaign_id],
+                one.start_at if one.status in _UNSTARTED else None,
             )
             for one in campaigns
         ],

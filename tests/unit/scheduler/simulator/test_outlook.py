@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -128,6 +129,33 @@ def test_another_campaign_takes_its_share() -> None:
     took = alone.finishes[0] - NOW
     assert 1.8 * took < shared.finishes[0] - NOW < 2.1 * took
     assert sum(shared.days.values()) == 20
+
+
+def test_what_waits_in_a_scheduled_campaign_waits_for_its_start() -> None:
+    starts_at = NOW + timedelta(hours=3)
+    scheduled = replace(campaign(queued(3)), starts_at=starts_at)
+    found = foretell(snapshot([mailbox(1)], scheduled), CAMPAIGN, 9)
+    # Its lead, two more messages, and a little for the start and the loop.
+    first = starts_at + timedelta(seconds=2 + 2 * 60)
+    assert all(first <= one < first + timedelta(seconds=1) for one in found.finishes)
+    running = campaign(queued(10), number=6)
+    scheduled = replace(running, starts_at=starts_at)
+    for other, sooner in ((scheduled, True), (running, False)):
+        found = foretell(snapshot([mailbox(1)], campaign(queued(5)), other), CAMPAIGN, 1)
+        assert (found.finishes[0] - NOW < timedelta(minutes=5)) is sooner
+
+
+def test_the_band_reaches_from_a_machine_at_rest_to_a_busy_one() -> None:
+    box = mailbox(1, cadence_s=1)
+    found = foretell(snapshot([box], campaign(queued(200))), CAMPAIGN, 100)
+    on_time = NOW + timedelta(milliseconds=500 + 199 * 1000)
+    late_ms = [
+        (quantile(found.finishes, share) - on_time) / timedelta(milliseconds=200)
+        for share in (0.1, 0.5, 0.9)
+    ]
+    assert 0 <= late_ms[0] < 3
+    assert 5 < late_ms[1] < 15
+    assert 40 < late_ms[2] < 125
 
 
 def test_more_mailboxes_finish_sooner_and_their_ramps_begin_now() -> None:

@@ -1,5 +1,6 @@
--- Purpose: what a forecast needs of a workspace's campaigns: those in rotation, and the one asked
--- for (:campaign), open or not; with the delay of each of their steps.
+-- Purpose: what a forecast needs of a workspace's campaigns: those in rotation, those
+-- that are to start at a time of theirs, and the one asked for (:campaign), open or not; with the
+-- delay of each of their steps.
 SELECT c.campaign_id, c.type, c.min_health, c.esp_match, c.tiers, c.start_at, c.status,
     c.status NOT IN ('stopped', 'finished', 'archived') AS may_run,
     (
@@ -16,7 +17,8 @@ WHERE c.workspace_id = :workspace AND (
             SELECT 1 FROM scheduler.suspension AS s
             WHERE s.workspace_id = c.workspace_id AND s.closed_at IS NULL
                 AND (s.until IS NULL OR s.until > clock_timestamp())
-                AND (s.scope, s.ref) = ('campaign', c.campaign_id))
+                AND (s.scope, s.ref) = ('campaign', c.campaign_id)
+                AND NOT (c.status = 'scheduled' AND s.reason = 'not_started'))
     )
 )
 ORDER BY c.campaign_id
