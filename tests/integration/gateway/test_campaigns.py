@@ -1,6 +1,8 @@
 """Campaigns: what may be changed when, and a gate that is shut whenever it does not run."""
 
 import asyncio
+import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -247,6 +249,23 @@ async def test_a_start_in_the_future_waits_for_its_time(tenant: Tenant, parts: P
     running = await tenant.call("GET", path)
     assert (running["status"], reasons(running)) == ("running", [])
     assert tenant.audited().count("campaign.start") == 1
+
+
+async def test_a_scheduled_start_is_on_time_however_seldom_it_is_looked(
+    tenant: Tenant, parts: Parts
+) -> None:
+    soon = (datetime.now(UTC) + timedelta(seconds=1)).isoformat()
+    path = f"/v1/campaigns/{await tenant.ready_campaign(start_at=soon)}"
+    assert (await tenant.call("POST", f"{path}/start"))["campaign"]["status"] == "scheduled"
+    seldom = parts.settings.model_copy(update={"scheduled_start_every_s": 3600})
+    looking = asyncio.create_task(lifecycle.start_when_due(replace(parts, settings=seldom)))
+    try:
+        deadline = time.monotonic() + 20
+        while (await tenant.call("GET", path))["status"] != "running":
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.1)
+    finally:
+        looking.cancel()
 
 
 async def test_a_scheduled_start_that_became_impossible_is_an_issue(

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, assert_never
 
 from sqlalchemy import func, select, text, update
@@ -288,10 +288,22 @@ async def _bump(
 
 
 async def start_when_due(parts: Parts) -> None:
-    """Start scheduled campaigns at their time, for the life of the process."""
+    """Start scheduled campaigns at their time, for the life of the process.
+
+    What was scheduled at shorter notice than `scheduled_start_every_s` may be late by that.
+    """
     while True:
         await start_due(parts)
-        await asyncio.sleep(parts.settings.scheduled_start_every_s)
+        async with parts.db.transaction(worker=True) as tx:
+            next_at: datetime | None = (
+                await tx.execute(
+                    select(func.min(Campaign.start_at)).where(Campaign.status == "scheduled")
+                )
+            ).scalar_one()
+        pause = parts.settings.scheduled_start_every_s
+        if next_at is not None and (ahead := next_at - parts.clock.now()) > timedelta():
+            pause = min(pause, ahead.total_seconds())
+        await asyncio.sleep(pause)
 
 
 async def start_due(parts: Parts) -> int:
