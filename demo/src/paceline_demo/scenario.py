@@ -211,6 +211,7 @@ def policy() -> dict[str, Any]:
         "daily_cap": None,
         "ramp": None,
         "windows": None,
+        "holidays": False,
         "health_floor": False,
         "cooldown": False,
         "stage_gate": None,
