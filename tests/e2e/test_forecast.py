@@ -5,12 +5,13 @@ one has a daily cap that binds, another is shared with a campaign that already
 runs. The house is far from its capacity: about 3.5 messages a second.
 
 The band is made of what nobody knows beforehand: how late the pacing loop is
-with each slot. A mailbox's spacings add up, so that some 38 slots in a row
-finish a tenth of a second (a machine at rest) to three seconds (one without a
-core to spare) after the earliest finish there could be; two busy cores are
-late by 10 ms a slot, in the middle. What the real run draws by chance must be
-small against that, or one run in five would miss any honest band from p10 to
-p90: the jitter spreads over 40 ms only, and the start comes by the clock.
+with each slot. A mailbox's spacings add up, so that 38 slots in a row finish
+some hundredths of a second (a machine at rest) to almost three seconds (one
+without a core to spare) after the earliest finish there could be; two quiet
+cores are late by 4 ms a slot, busy ones by 10. What the real run draws by
+chance must be small against that, or one run in five would miss any honest
+band from p10 to p90: the jitter spreads over 10 ms only, and the start comes
+by the clock.
 
 Two campaigns that take turns over several mailboxes of like cadence fall into
 step in one way or another, and each mailbox's share of either with it: 5 % is
@@ -59,7 +60,7 @@ class Box:
         """Return an accelerated policy: nothing binds but the cadence and, if set, the cap."""
         return {
             "cadence_s": self.cadence_s,
-            "jitter_s": [0.3, 0.34],
+            "jitter_s": [0.3, 0.31],
             "grace_s": 0.3,
             "daily_cap": self.daily_cap,
             "ramp": None,

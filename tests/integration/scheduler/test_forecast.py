@@ -63,6 +63,39 @@ async def test_a_dry_run_of_a_draft_with_changes(world: World, house: House, ask
     assert answer["bottleneck"] == "daily_cap"
 
 
+async def test_a_scheduled_campaign_is_foretold_from_its_start_and_competes_from_then(
+    world: World, house: House, ask: Any
+) -> None:
+    await ready(world, house, 1, status="draft")
+    world.campaign(6)
+    await house.enroll(*(world.lead(f"l{n}@x.test") for n in range(5)))
+    await house.enroll(*(world.lead(f"m{n}@x.test", campaign=6) for n in range(8)))
+    world.sql(
+        "INSERT INTO suspension (workspace_id, scope, ref, reason, opened_by)"
+        " VALUES (%s, 'campaign', 5, 'not_started', 'tests')",
+        WS,
+    )
+
+    async def foretold(hours: int) -> tuple[float, float]:
+        now = datetime.now(UTC)
+        world.sql(
+            "UPDATE gateway.campaign SET status = 'scheduled', start_at = %s"
+            " WHERE (workspace_id, campaign_id) = (%s, 5)",
+            now + timedelta(hours=hours),
+            WS,
+        )
+        answers = [(await ask(campaign)).raise_for_status().json() for campaign in (5, 6)]
+        finishes = [datetime.fromisoformat(one["finish"]["p50"]) - now for one in answers]
+        return finishes[0] / timedelta(minutes=1), finishes[1] / timedelta(minutes=1)
+
+    ours, other = await foretold(2)
+    assert 124 < ours < 125
+    assert 7 < other < 8, "nobody in its way"
+    ours, other = await foretold(0)
+    assert 9 < ours < 11
+    assert 12 < other < 13, "both take turns"
+
+
 async def test_many_jobs_are_counted_not_listed(world: World, house: House) -> None:
     await ready(world, house)
     world.reserved(3)
