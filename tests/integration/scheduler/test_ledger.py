@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from tests.integration.scheduler.conftest import WS, World
 
 from paceline_common.db import Database, Queries
 from paceline_scheduler.ledger import Ledger, Noted
-from tests.integration.scheduler.conftest import WS, World
 
 MONDAY = datetime(2026, 3, 2, 9, tzinfo=UTC)
 
