@@ -35,12 +35,12 @@ from paceline_local.parts.mailhost import User
 from paceline_local.stack import Stack
 
 LEADS: Final = 160
-OTHERS: Final = 24
+OTHERS: Final = 27
 SEEDS: Final = 100
 # Fewer are run where they take too long: a machine at its limit.
 SEEDS_AT_LEAST: Final = 40
 # Enough to ask for the forecast on busy cores.
-AHEAD: Final = timedelta(seconds=10)
+AHEAD: Final = timedelta(seconds=15)
 PATIENCE_S: Final = 150
 _LOOK_EVERY_S: Final = 0.25
 _PASSWORD: Final = "forecast-Reef-17"
