@@ -4,7 +4,7 @@ import asyncio
 import random
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -241,15 +241,17 @@ async def _hasher() -> AddressHasher:
     return HASHER
 
 
-async def paced(made: Servers, db: Database, queries: Queries, redis: Redis) -> Pacer:
-    """Return the live pacer, put together as in `app.py`, once it has written the workspace's
-    state to Redis and Redis has taken it in."""
-    store, chance = RedisPacing(redis), rng()
+async def paced(
+    made: Servers, db: Database, queries: Queries, redis: Redis
+) -> tuple[Pacer, Callable[[], float]]:
+    """Return the live pacer, put together as in `app.py`, once it has told Redis the workspace's
+    state; and what tells how many slots it has leased."""
+    store, chance, metrics = RedisPacing(redis), rng(), Metrics(METRICS)
     ledger = Ledger(db, queries, timedelta(days=30))
     state = PacingState(db, queries, store, ledger, chance)
     shaper = Shaper(db, queries, _hasher, lambda: None)
     pacer = Pacer(
-        db, queries, store, state, Outbox(db), ledger, shaper, Metrics(METRICS), chance,
+        db, queries, store, state, Outbox(db), ledger, shaper, metrics, chance,
         wake=asyncio.Event(),
     )  # fmt: skip
     # A workspace that the pacer does not know yet is built from nothing.
@@ -259,7 +261,7 @@ async def paced(made: Servers, db: Database, queries: Queries, redis: Redis) -> 
         CAMPAIGN,
     )
     await pacer.tell_changes()
-    return pacer
+    return pacer, lambda: metrics.registry.get_sample_value("paceline_slots_leased_total") or 0.0
 
 
 def enroller(db: Database, queries: Queries) -> Enroller:

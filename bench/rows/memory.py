@@ -51,12 +51,14 @@ async def _weigh(made: house.Servers, policy: str) -> tuple[float, float]:
         await admin.flushall()
         empty = await _used(admin)
         house.campaign(made, mailboxes=MAILBOXES, policy=policy)
-        await _take_in(await house.paced(made, db, queries, redis), redis)
+        pacer, _ = await house.paced(made, db, queries, redis)
+        await _take_in(pacer, redis)
         mailboxes = await _used(admin) - empty
         await admin.flushall()
         house.jobs(made, JOBS)
         before = await _used(admin)
-        await _take_in(await house.paced(made, db, queries, redis), redis)
+        pacer, _ = await house.paced(made, db, queries, redis)
+        await _take_in(pacer, redis)
         jobs = await _used(admin) - before - mailboxes
     return mailboxes / MAILBOXES, jobs / JOBS
 

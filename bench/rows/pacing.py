@@ -7,11 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from sqlalchemy import text
-
 from bench import house
 from bench.measure import Result, interleave, process_cpu_s
-from paceline_common.db import Database
+from paceline_scheduler.pacing.redis import RedisPacing
 
 MAILBOXES: Final = 10_000
 PIPELINE: Final = 32
@@ -84,20 +82,16 @@ class Decider:
     async def run(self, measure: Callable[[], float]) -> float:
         """Rebuild, lease a slot of every mailbox; return `measure`'s growth over the leasing."""
         async with self._made.scheduler() as (db, queries, redis):
-            pacer = await house.paced(self._made, db, queries, redis)
+            pacer, leased = await house.paced(self._made, db, queries, redis)
+            # What a rebuild told is no part of a decision.
+            while await redis.exists(f"pace:{{{house.WS}}}:incoming"):
+                await RedisPacing(redis).reserve(house.WS, (), ())
             before = measure()
-            while (done := await self._leased(db)) < MAILBOXES:
+            while (done := leased()) < MAILBOXES:
                 await pacer.reserve_ready(float("inf"))
-                if await self._leased(db) == done:
+                if leased() == done:
                     await asyncio.sleep(0.005)
             return measure() - before
-
-    async def _leased(self, db: Database) -> int:
-        async with db.transaction(worker=True) as tx:
-            count: int = (
-                await tx.execute(text("SELECT sum(outstanding) FROM scheduler.mailbox_budget"))
-            ).scalar_one()
-        return count
 
 
 def measure_rate(repeats: int) -> list[Result]:

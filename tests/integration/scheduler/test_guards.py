@@ -46,7 +46,8 @@ async def propose(
                 "draws": [0.5] * count,
             },
         )
-        return [row.reason for row in rows]
+        refused = {row.n: row.reason for row in rows}
+        return [refused.get(n + 1) for n in range(count)]
 
 
 async def ready(world: World, house: House, count: int, **policy: Any) -> list[int]:

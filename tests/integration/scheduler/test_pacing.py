@@ -380,8 +380,8 @@ async def reason_of(house: House, proposal: Proposal, epoch: int) -> str | None:
                 "draws": [0.5],
             },
         )
-        reason: str | None = rows.one().reason
-        return reason
+        row = rows.one_or_none()
+        return None if row is None else str(row.reason)
 
 
 async def test_postgres_refuses_each_lie_by_name(world: World, house: House) -> None:

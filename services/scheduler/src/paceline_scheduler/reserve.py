@@ -13,6 +13,7 @@ from sqlalchemy import text
 
 from paceline_common import telemetry
 from paceline_common.db import Database, Outbox, Queries
+from paceline_common.db.sql import number_array
 from paceline_common.telemetry import Metrics
 from paceline_scheduler.ledger import Ledger, Noted
 from paceline_scheduler.pacing.base import Batch, PacingStore, Proposal
@@ -42,6 +43,10 @@ _STALE: Final = frozenset({"job", "epoch", "clock", "stretch", "rollover", "camp
 _SHAPED: Final = frozenset({"recipient_spacing", "recipient_daily_max"})
 # Refusals that a route made of what is known now would not have proposed.
 _MISROUTED: Final = frozenset({"campaign", "type_restricted", "health_below_floor"})
+
+
+# A workspace, its epoch, a proposal, and the draw that made its jitter.
+_Proposed = tuple[int, int, Proposal, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,62 +197,111 @@ class Pacer:
             _log.warning("leases expired unclaimed", count=expired)
 
     async def reserve_ready(self, now: float) -> None:
-        """Call the store for each workspace whose time has come, and lease what it proposes."""
+        """Call the store for each workspace whose time has come, and lease what it proposes.
+
+        Goes on while there is more, for a moment at most. The store proposes the next batch while
+        Postgres leases one; after refusals it is corrected before it proposes again.
+        """
         loop = asyncio.get_running_loop()
-        proposals: list[tuple[int, int, Proposal, float]] = []
-        for workspace in [one for one, due in self._due.items() if due <= now]:
+        end = loop.time() + _POLL_S
+        lost: list[int] = []
+        refused: dict[int, list[Refusal]] = defaultdict(list)
+        lease: asyncio.Task[None] | None = None
+        try:
+            while ready := [one for one, due in self._due.items() if due <= now]:
+                stale, proposals, lost = await self._propose(ready)
+                if lease is not None:
+                    await lease
+                # Compiled of what is used with the batch before.
+                for workspace, mailboxes in stale.items():
+                    await self._state.compile(workspace, mailboxes)
+                    self._due[workspace] = loop.time()
+                lease = asyncio.create_task(self._lease(proposals, refused))
+                now = loop.time()
+                if lost or refused or now >= end:
+                    break
+        finally:
+            if lease is not None:
+                await lease
+        for workspace, refusals in refused.items():
+            await self._correct(workspace, refusals)
+        for workspace in lost:
+            _log.warning("pacing state lost", workspace_id=workspace)
+            await self._rebuild(workspace)
+
+    async def _propose(
+        self, workspaces: Sequence[int]
+    ) -> tuple[dict[int, list[int]], list[_Proposed], list[int]]:
+        """Return stale mailboxes by workspace, proposals, and workspaces whose state is gone."""
+        loop = asyncio.get_running_loop()
+        stale: dict[int, list[int]] = {}
+        proposals: list[_Proposed] = []
+        lost: list[int] = []
+        for workspace in workspaces:
             draws = [self._rng.random() for _ in range(BATCH)]
             picks = [self._rng.random() for _ in range(BATCH)]
             batch = await self._store.reserve(workspace, draws, picks)
             if batch is None:
-                _log.warning("pacing state lost", workspace_id=workspace)
-                await self._rebuild(workspace)
+                lost.append(workspace)
                 continue
             self._due[workspace] = loop.time() + _wait_s(batch)
             if batch.stale:
-                await self._state.compile(workspace, list(batch.stale))
-                self._due[workspace] = loop.time()
+                stale[workspace] = list(batch.stale)
             proposals += [
                 (workspace, batch.epoch, one, draw)
                 for one, draw in zip(batch.proposals, draws, strict=False)
             ]
-        for n in range(0, len(proposals), BATCH):
-            await self._lease(proposals[n : n + BATCH])
+        return stale, proposals, lost
 
-    async def _lease(self, proposed: Sequence[tuple[int, int, Proposal, float]]) -> None:
-        refusals: dict[int, list[Refusal]] = defaultdict(list)
+    async def _lease(
+        self, proposals: Sequence[_Proposed], refused: dict[int, list[Refusal]]
+    ) -> None:
+        """Lease the proposed slots, a batch per transaction; add what Postgres refuses."""
+        for n in range(0, len(proposals), BATCH):
+            batch = proposals[n : n + BATCH]
+            refusals = await self._lease_batch(batch)
+            for workspace, refusal in refusals:
+                refused[workspace].append(refusal)
+            leased = len(batch) - len(refusals)
+            if leased:
+                self._outbox.wake.set()
+                self._leased.inc(leased)
+
+    async def _lease_batch(self, proposed: Sequence[_Proposed]) -> list[tuple[int, Refusal]]:
         async with self._db.transaction(worker=True) as tx:
             rows = (
                 await tx.execute(
                     self._queries["reserve_slots"],
                     {
-                        "workspaces": [workspace for workspace, _, _, _ in proposed],
-                        "epochs": [epoch for _, epoch, _, _ in proposed],
-                        "mailboxes": [one.mailbox_id for _, _, one, _ in proposed],
-                        "jobs": [one.job_id for _, _, one, _ in proposed],
-                        "pools": [one.pool_id for _, _, one, _ in proposed],
-                        "slots": [one.slot_ms for _, _, one, _ in proposed],
-                        "not_afters": [one.not_after_ms for _, _, one, _ in proposed],
-                        "draws": [draw for _, _, _, draw in proposed],
+                        "workspaces": number_array([workspace for workspace, _, _, _ in proposed]),
+                        "epochs": number_array([epoch for _, epoch, _, _ in proposed]),
+                        "mailboxes": number_array([one.mailbox_id for _, _, one, _ in proposed]),
+                        "jobs": number_array([one.job_id for _, _, one, _ in proposed]),
+                        "pools": number_array([one.pool_id for _, _, one, _ in proposed]),
+                        "slots": number_array([one.slot_ms for _, _, one, _ in proposed]),
+                        "not_afters": number_array([one.not_after_ms for _, _, one, _ in proposed]),
+                        "draws": number_array([draw for _, _, _, draw in proposed]),
                     },
                 )
             ).all()
-            for row, (workspace, _, proposal, _) in zip(rows, proposed, strict=True):
-                if row.reason is None:
-                    self._busy.pop((workspace, proposal.mailbox_id), None)
-                else:
-                    refusals[workspace].append(
-                        Refusal(proposal, row.reason, row.used, row.cap, row.until)
-                    )
-            for workspace in sorted(refusals):
-                notes = [note for one in refusals[workspace] if (note := one.noted())]
-                await self._ledger.note(tx, workspace, notes)
-        leased = len(rows) - sum(map(len, refusals.values()))
-        if leased:
-            self._outbox.wake.set()
-            self._leased.inc(leased)
-        for workspace, refused in refusals.items():
-            await self._correct(workspace, refused)
+            refusals: list[tuple[int, Refusal]] = []
+            for row in rows:
+                workspace, _, proposal, _ = proposed[row.n - 1]
+                refusal = Refusal(proposal, row.reason, row.used, row.cap, row.until)
+                refusals.append((workspace, refusal))
+            notes: dict[int, list[Noted]] = defaultdict(list)
+            for workspace, refusal in refusals:
+                if note := refusal.noted():
+                    notes[workspace].append(note)
+            for workspace in sorted(notes):
+                await self._ledger.note(tx, workspace, notes[workspace])
+        if self._busy:
+            held = {(workspace, one.proposal.mailbox_id) for workspace, one in refusals}
+            for workspace, _, proposal, _ in proposed:
+                key = (workspace, proposal.mailbox_id)
+                if key not in held:
+                    self._busy.pop(key, None)
+        return refusals
 
     async def _correct(self, workspace: int, refused: Sequence[Refusal]) -> None:
         """Bring the store back in line with Postgres after refusals."""

@@ -3,7 +3,8 @@
 -- campaign type, health floor, rolling 24 h of the provider account, the day of the sending domain,
 -- spacing and day of the recipient domain.
 -- In: one array entry per proposal; slot and not-after in ms.
--- Out: one row per proposal, in order: reason NULL when leased, else job (it cannot be had now),
+-- Out: one row per proposal that is not leased, in order: its place n from 1, and as reason job (it
+-- cannot be had now),
 -- suspended:<scope>, epoch, mailbox_inactive, clock, stretch (its compiled one is another),
 -- rollover (a shared bucket turns over within the batch, or an account is not counted yet), campaign (its policy is unknown), or a
 -- limit's code: outstanding, cadence, type_restricted, health_below_floor, hourly_cap, daily_cap,
@@ -94,18 +95,19 @@ WITH proposal AS MATERIALIZED (
         -- All hours that touch the 24 before the slot; later ones may have lost the first.
         CASE WHEN j.hour >= a.hour THEN coalesce((
             SELECT sum(u.sent + u.outside)
-            FROM unnest(
-                a.hours[1:25 - least(25, (extract(epoch FROM j.hour)
-                    - extract(epoch FROM a.hour)) / 3600)::integer], a.foreign_hours)
-                AS u(sent, outside)), 0) END AS account_used
+            FROM (
+                SELECT unnest(a.hours[1:a.kept]) AS sent, unnest(a.foreign_hours[1:a.kept]) AS outside
+            ) AS u), 0) END AS account_used
     FROM (SELECT * FROM judged AS j WHERE j.refusal IS NULL ORDER BY j.account_ref) AS j
     LEFT JOIN LATERAL (
-        SELECT a.account_ref AS ref, a.hour, a.hours, a.foreign_hours
+        SELECT a.account_ref AS ref, a.hour, a.hours, a.foreign_hours,
+            25 - least(25, (extract(epoch FROM j.hour) - extract(epoch FROM a.hour)) / 3600)::integer
+                AS kept
         FROM scheduler.account_budget AS a
         WHERE a.account_ref = j.account_ref
         FOR NO KEY UPDATE OF a
     ) AS a ON true
-), domain AS MATERIALIZED (
+), domain AS (
     SELECT j.*, d.*, (j.slot_at AT TIME ZONE d.domain_tz)::date AS domain_day
     FROM (SELECT * FROM account AS j ORDER BY j.workspace_id, j.sender_ref) AS j
     LEFT JOIN LATERAL (
@@ -115,7 +117,7 @@ WITH proposal AS MATERIALIZED (
         WHERE (d.workspace_id, d.domain_ref) = (j.workspace_id, j.sender_ref)
         FOR NO KEY UPDATE OF d
     ) AS d ON true
-), shared AS MATERIALIZED (
+), shared AS (
     SELECT j.*, r.*, (j.slot_at AT TIME ZONE r.recipient_tz)::date AS recipient_day
     FROM (SELECT * FROM domain AS j ORDER BY j.workspace_id, j.recipient_ref) AS j
     LEFT JOIN LATERAL (
@@ -155,7 +157,12 @@ WITH proposal AS MATERIALIZED (
         END AS verdict
     FROM ranked AS r
 ), granted AS MATERIALIZED (
-    SELECT * FROM weighed AS w WHERE w.verdict IS NULL
+    SELECT w.n, w.workspace_id, w.mailbox_id, w.job_id, w.serves, w.campaign_id, w.enrollment_id,
+        w.slot_at, w.over, w.draw, w.day, w.day_used, w.day_cap, w.hour, w.hour_used, w.hour_cap,
+        w.account, w.account_now, w.account_used, w.account_rank, w.ceiling, w.domain_ref,
+        w.domain_day, w.domain_used, w.recipient, w.recipient_day, w.recipient_used
+    FROM weighed AS w
+    WHERE w.verdict IS NULL
 ), took AS (
     UPDATE scheduler.mailbox_budget AS b
     SET next_at = g.slot_at + interval '1 ms' * (
@@ -220,46 +227,47 @@ WITH proposal AS MATERIALIZED (
     FROM leased AS l
 ), told AS (
     INSERT INTO scheduler.outbox (workspace_id, topic, key, type, subject, traceparent, body)
-    SELECT l.workspace_id, 'send-scheduled', scheduler.public_id('mbx', l.mailbox_id),
-        'paceline.send-scheduled.v1', scheduler.public_id('job', l.job_id), l.traceparent,
-        convert_to(jsonb_strip_nulls(jsonb_build_object(
-            'workspace_id', scheduler.public_id('ws', l.workspace_id),
-            'job_id', scheduler.public_id('job', l.job_id),
-            'mailbox_id', scheduler.public_id('mbx', l.mailbox_id),
-            'enrollment_id', scheduler.public_id('enr', l.enrollment_id),
-            'campaign_id', scheduler.public_id('cmp', l.campaign_id),
-            'step', l.step, 'kind', l.kind, 'fence', l.fence,
-            'slot_at', scheduler.instant(l.slot_at),
-            'not_after', scheduler.instant(l.over)))::text, 'UTF8')
-    FROM leased AS l
-    ORDER BY l.n
+    SELECT e.workspace_id, 'send-scheduled', e.mailbox, 'paceline.send-scheduled.v1', e.job,
+        e.traceparent,
+        -- Put together as text: nothing in it needs an escape.
+        convert_to('{"workspace_id":"' || scheduler.public_id('ws', e.workspace_id)
+            || '","job_id":"' || e.job || '","mailbox_id":"' || e.mailbox
+            || coalesce('","enrollment_id":"' || scheduler.public_id('enr', e.enrollment_id), '')
+            || coalesce('","campaign_id":"' || scheduler.public_id('cmp', e.campaign_id), '')
+            || '","kind":"' || e.kind || coalesce('","step":' || e.step, '"')
+            || ',"fence":' || e.fence || ',"slot_at":"' || scheduler.instant(e.slot_at)
+            || '","not_after":"' || scheduler.instant(e.over) || '"}', 'UTF8')
+    FROM (
+        SELECT l.*, scheduler.public_id('mbx', l.mailbox_id) AS mailbox,
+            scheduler.public_id('job', l.job_id) AS job
+        FROM leased AS l
+        ORDER BY l.n
+    ) AS e
 )
-SELECT p.n, v.reason, v.used, v.cap, v.until
+SELECT p.n, x.reason,
+    CASE x.reason
+        WHEN 'hourly_cap' THEN j.hour_used WHEN 'daily_cap' THEN j.day_used
+        WHEN 'provider_ceiling' THEN w.account_used WHEN 'domain_budget' THEN w.domain_used
+        WHEN 'recipient_daily_max' THEN w.recipient_used
+        WHEN 'health_below_floor' THEN j.health END AS used,
+    CASE x.reason
+        WHEN 'hourly_cap' THEN j.hour_cap WHEN 'daily_cap' THEN j.day_cap
+        WHEN 'provider_ceiling' THEN w.ceiling WHEN 'domain_budget' THEN w.domain_cap
+        WHEN 'recipient_daily_max' THEN w.recipient_cap
+        WHEN 'health_below_floor' THEN j.min_health END AS cap,
+    CASE x.reason
+        WHEN 'domain_budget' THEN (w.domain_day + 1)::timestamp AT TIME ZONE w.domain_tz
+        WHEN 'recipient_daily_max' THEN
+            (w.recipient_day + 1)::timestamp AT TIME ZONE w.recipient_tz
+        WHEN 'recipient_spacing' THEN w.recipient_next
+            + interval '1 ms' * w.spacing_ms * (w.recipient_rank - 1) END AS until
 FROM proposal AS p
 LEFT JOIN judged AS j USING (n)
 LEFT JOIN weighed AS w USING (n)
 LEFT JOIN job AS o USING (n)
-LEFT JOIN LATERAL (
-    SELECT x.reason,
-        CASE x.reason
-            WHEN 'hourly_cap' THEN j.hour_used WHEN 'daily_cap' THEN j.day_used
-            WHEN 'provider_ceiling' THEN w.account_used WHEN 'domain_budget' THEN w.domain_used
-            WHEN 'recipient_daily_max' THEN w.recipient_used
-            WHEN 'health_below_floor' THEN j.health END AS used,
-        CASE x.reason
-            WHEN 'hourly_cap' THEN j.hour_cap WHEN 'daily_cap' THEN j.day_cap
-            WHEN 'provider_ceiling' THEN w.ceiling WHEN 'domain_budget' THEN w.domain_cap
-            WHEN 'recipient_daily_max' THEN w.recipient_cap
-            WHEN 'health_below_floor' THEN j.min_health END AS cap,
-        CASE x.reason
-            WHEN 'domain_budget' THEN (w.domain_day + 1)::timestamp AT TIME ZONE w.domain_tz
-            WHEN 'recipient_daily_max' THEN
-                (w.recipient_day + 1)::timestamp AT TIME ZONE w.recipient_tz
-            WHEN 'recipient_spacing' THEN w.recipient_next
-                + interval '1 ms' * w.spacing_ms * (w.recipient_rank - 1) END AS until
-    FROM (VALUES (CASE
-        WHEN j.n IS NOT NULL THEN coalesce(j.refusal, w.verdict)
-        WHEN o.n IS NULL THEN 'job'
-        ELSE 'mailbox_inactive' END)) AS x(reason)
-) AS v ON v.reason IS NOT NULL
+CROSS JOIN LATERAL (VALUES (CASE
+    WHEN j.n IS NOT NULL THEN coalesce(j.refusal, w.verdict)
+    WHEN o.n IS NULL THEN 'job'
+    ELSE 'mailbox_inactive' END)) AS x(reason)
+WHERE p.n NOT IN (SELECT g.n FROM granted AS g)
 ORDER BY p.n
