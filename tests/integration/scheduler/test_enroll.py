@@ -253,3 +253,16 @@ async def test_repeated_event_changes_nothing(world: World, house: House) -> Non
     await house.enroll(lead)
     assert receipts(world) == [("enrolled", None)]
     assert world.one("SELECT count(*) FROM enrollment") == 1
+
+
+async def test_enrollment_looks_up_by_key_whatever_the_statistics_say(
+    world: World, house: House
+) -> None:
+    """Plans made while the tables are nearly empty must not read them whole once they are full."""
+    world.mailbox(1)
+    world.campaign()
+    async with house.db.transaction([WS]) as tx:
+        await house.enroller.enroll(tx, [world.lead("a@x.test")])
+        assert (await tx.exec_driver_sql("SHOW enable_seqscan")).scalar_one() == "off"
+    async with house.db.transaction([WS]) as tx:
+        assert (await tx.exec_driver_sql("SHOW enable_seqscan")).scalar_one() == "on"

@@ -9,9 +9,9 @@ from paceline_scheduler.enroll import Enroller
 from paceline_scheduler.outcomes import Outcomes
 from paceline_scheduler.suspend import Changes
 
-# An import is a flood, and each batch has a dozen round trips and an fsync. 2,000 rows hold their
-# locks for 0.2 s on an idle machine, well below the lock timeout of whoever waits for one.
-LEADS_AT_ONCE: Final = 2_000
+# An import is a flood, and each batch has a dozen round trips and an fsync. 1,000 rows hold their
+# locks for 0.1 s on an idle machine, well below the lock timeout of whoever waits for one.
+LEADS_AT_ONCE: Final = 1_000
 
 
 def subscriptions(
