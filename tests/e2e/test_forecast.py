@@ -6,12 +6,12 @@ runs. The house is far from its capacity: about 3.5 messages a second.
 
 The band is made of what nobody knows beforehand: how late the pacing loop is
 with each slot. A mailbox's spacings add up, so that 38 slots in a row finish
-some hundredths of a second (a machine at rest) to almost three seconds (one
-without a core to spare) after the earliest finish there could be; two quiet
-cores are late by 4 ms a slot, busy ones by 10. What the real run draws by
-chance must be small against that, or one run in five would miss any honest
-band from p10 to p90: the jitter spreads over 10 ms only, and the start comes
-by the clock.
+some hundredths of a second (a machine at rest) to four seconds (one without a
+core to spare) after the earliest finish there could be; two quiet cores are
+late by 4 ms a slot, busy ones by 10, with six processes for each of them by
+65. What the real run draws by chance must be small against that, or one run in
+five would miss any honest band from p10 to p90: the jitter spreads over 10 ms
+only, and the start comes by the clock.
 
 Two campaigns that take turns over several mailboxes of like cadence fall into
 step in one way or another, and each mailbox's share of either with it: 5 % is

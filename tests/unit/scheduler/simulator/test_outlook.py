@@ -137,7 +137,7 @@ def test_what_waits_in_a_scheduled_campaign_waits_for_its_start() -> None:
     found = foretell(snapshot([mailbox(1)], scheduled), CAMPAIGN, 9)
     # Its lead, two more messages, and a little for the start and the loop.
     first = starts_at + timedelta(seconds=2 + 2 * 60)
-    assert all(first <= one < first + timedelta(seconds=1) for one in found.finishes)
+    assert all(first <= one < first + timedelta(seconds=2) for one in found.finishes)
     running = campaign(queued(10), number=6)
     scheduled = replace(running, starts_at=starts_at)
     for other, sooner in ((scheduled, True), (running, False)):
@@ -155,7 +155,7 @@ def test_the_band_reaches_from_a_machine_at_rest_to_a_busy_one() -> None:
     ]
     assert 0 <= late_ms[0] < 3
     assert 5 < late_ms[1] < 15
-    assert 40 < late_ms[2] < 125
+    assert 65 < late_ms[2] < 200
 
 
 def test_more_mailboxes_finish_sooner_and_their_ramps_begin_now() -> None:
