@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Iterator
 from typing import ClassVar, TypeVar
 
@@ -22,6 +22,7 @@ from tests.conformance.pacing.fleet import WS, memory, on_redis
 from paceline_local.stack import Stack
 from paceline_scheduler.pacing.base import (
     CampaignRoute,
+    JobList,
     MailboxRecord,
     Match,
     Mode,
@@ -168,7 +169,7 @@ class InStep(RuleBasedStateMachine):
         self, rng: random.Random, count: int, campaign: int, host: int, sticky: bool
     ) -> None:
         due = self.ours.now - rng.choice([0, 1, 1600, 9000])
-        self._push([(campaign, rng.choice(MAILBOXES) if sticky else None, due, host)] * count)
+        self._push([(campaign, rng.choice(MAILBOXES) if sticky else None, due, host)] * count, rng)
 
     @rule(rng=seeds, count=st.integers(1, 30))
     def push_some(self, rng: random.Random, count: int) -> None:
@@ -185,17 +186,28 @@ class InStep(RuleBasedStateMachine):
                     rng.choice(HOSTS),
                 )
                 for _ in range(count)
-            ]
+            ],
+            rng,
         )
 
-    def _push(self, jobs: list[tuple[int, int | None, int, int]]) -> None:
+    def _push(self, jobs: list[tuple[int, int | None, int, int]], rng: random.Random) -> None:
         made = []
         for campaign, to, due, host in jobs:
             # Far apart now and then: a list takes ids of any distance.
             self.jobs += 1 if self.jobs % 131 else 1 << 33
             made.append(QueuedJob(self.jobs, campaign, to, due, host))
         self.waiting |= {one.job_id for one in made}
-        self.both("push", made, self.ours.now)
+        if rng.random() < 0.5:
+            self.both("push", made, self.ours.now)
+            return
+        lists: dict[tuple[int, int | None, int], list[QueuedJob]] = defaultdict(list)
+        for one in made:
+            lists[one.campaign_id, one.mailbox_id, one.host].append(one)
+        columns = [
+            JobList(*name, [one.job_id for one in some], [one.due_ms for one in some])
+            for name, some in lists.items()
+        ]
+        self.both("push_lists", columns, self.ours.now)
 
     @rule(ms=st.sampled_from([1, 40, 300, 999, 1500, 4000, 61_000, -700]))
     def pass_time(self, ms: int) -> None:
@@ -256,7 +268,7 @@ def test_memory_and_redis_run_in_step(redis_stack: Stack, runner: asyncio.Runner
         run_state_machine_as_test(
             InStep,
             settings=settings(
-                max_examples=200,
+                max_examples=300,
                 stateful_step_count=40,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),

@@ -16,6 +16,7 @@ from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paceline_common.db import Database, Queries
+from paceline_common.db.sql import number_array, text_array
 from paceline_scheduler.domain.eligibility import Stretch
 from paceline_scheduler.domain.hold import Hold
 
@@ -28,6 +29,7 @@ _NOTED: Final = (
 
 Scope = Literal["mailbox", "job", "campaign"]
 
+_json: Final = msgspec.json.Encoder().encode
 _TRIM: Final = 5_000
 _TRIM_EVERY_S: Final = 3_600.0
 
@@ -86,11 +88,13 @@ class Ledger:
             self._queries["note_decisions"],
             {
                 "workspace": workspace_id,
-                "scopes": [one.scope for one in decisions],
-                "refs": [one.ref for one in decisions],
-                "reasons": [one.reason for one in decisions],
-                "untils": [one.until for one in decisions],
-                "inputs": [msgspec.json.encode(one.inputs).decode() for one in decisions],
+                "scopes": text_array([one.scope for one in decisions]),
+                "refs": number_array([one.ref for one in decisions]),
+                "reasons": text_array([one.reason for one in decisions]),
+                "untils": text_array(
+                    [None if one.until is None else one.until.isoformat() for one in decisions]
+                ),
+                "inputs": text_array([_json(one.inputs).decode() for one in decisions]),
             },
         )
 

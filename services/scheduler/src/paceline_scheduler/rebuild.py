@@ -4,6 +4,7 @@ All of it can be written anew at any time; `rebuild` does it from nothing, in a
 new epoch, so that proposals made of older state are refused.
 """
 
+import asyncio
 import json
 import math
 import random
@@ -17,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paceline_common import telemetry
 from paceline_common.db import Database, Queries
+from paceline_common.db.sql import number_array, text_array
 from paceline_scheduler import policy
 from paceline_scheduler.budgets import Budgets, opening_of, stretch_of
 from paceline_scheduler.campaigns import Campaigns
@@ -24,13 +26,20 @@ from paceline_scheduler.domain.eligibility import Stretch
 from paceline_scheduler.domain.hold import Hold
 from paceline_scheduler.ledger import Ledger, Noted, of_mailbox
 from paceline_scheduler.mailboxes import Mailboxes
-from paceline_scheduler.pacing.base import MailboxRecord, PacingStore, Place, Proposal, QueuedJob
+from paceline_scheduler.pacing.base import (
+    JobList,
+    MailboxRecord,
+    PacingStore,
+    Place,
+    Proposal,
+    QueuedJob,
+)
 from paceline_scheduler.routes import Lanes, Members
 
 # Jobs due later stay in Postgres alone: Redis holds what may soon be sent.
 HORIZON: Final = timedelta(minutes=10)
 _LIST: Final = 500
-_LISTS: Final = 20
+_LISTS: Final = 100
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _log = telemetry.logger("scheduler.rebuild")
@@ -70,6 +79,8 @@ class PacingState:
     async def rebuild(self, workspace_id: int) -> None:
         """Write the store anew for one workspace, in a new epoch. One scheduler at a time."""
         async with self._db.transaction(worker=True) as lock:
+            # It waits for the others, however long they take.
+            await lock.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
             await lock.execute(
                 text("SELECT pg_advisory_xact_lock(hashtext('scheduler.rebuild'), hashint8(:ws))"),
                 {"ws": workspace_id},
@@ -82,10 +93,14 @@ class PacingState:
                     await tx.execute(self._queries["next_epoch"], {"workspace": workspace_id})
                 ).scalar_one()
             await self._store.clear(workspace_id)
-            await self.compile(workspace_id, None)
-            await self.route(workspace_id)
             self._loaded.pop(workspace_id, None)
-            jobs = await self.load_due(workspace_id)
+            # Postgres sorts the queue while the stretches are compiled here.
+            loading = asyncio.create_task(self.load_due(workspace_id))
+            try:
+                await self.compile(workspace_id, None)
+                await self.route(workspace_id)
+            finally:
+                jobs = await loading
             await self._store.open(workspace_id, epoch)
         _log.info("pacing state rebuilt", workspace_id=workspace_id, count=jobs)
 
@@ -119,13 +134,9 @@ class PacingState:
             ).all()
         now_ms = await self._store.now_ms()
         for n in range(0, len(rows), _LISTS):
-            jobs = [
-                QueuedJob(job, row.campaign_id, row.mailbox_id, due_ms, row.host)
-                for row in rows[n : n + _LISTS]
-                for job, due_ms in zip(row.jobs, row.dues, strict=True)
-            ]
-            await self._store.push(workspace_id, jobs, now_ms)
-            pushed += len(jobs)
+            lists = [JobList(*row) for row in rows[n : n + _LISTS]]
+            await self._store.push_lists(workspace_id, lists, now_ms)
+            pushed += sum(len(one.job_ids) for one in lists)
         self._loaded[workspace_id] = until
         return pushed
 
@@ -223,11 +234,11 @@ class PacingState:
                     self._queries["set_stretches"],
                     {
                         "workspace": workspace_id,
-                        "mailboxes": [row.mailbox_id for row, _ in stretches],
-                        "revisions": [row.revision for row, _ in stretches],
-                        "open_froms": [stretch.start for _, stretch in stretches],
-                        "open_untils": [stretch.end for _, stretch in stretches],
-                        "day_caps": [stretch.day_cap for _, stretch in stretches],
+                        "mailboxes": number_array([row.mailbox_id for row, _ in stretches]),
+                        "revisions": number_array([row.revision for row, _ in stretches]),
+                        "open_froms": text_array([one.start.isoformat() for _, one in stretches]),
+                        "open_untils": text_array([one.end.isoformat() for _, one in stretches]),
+                        "day_caps": number_array([one.day_cap for _, one in stretches]),
                     },
                 )
             await self._ledger.note(tx, workspace_id, notes)

@@ -121,6 +121,19 @@ class QueuedJob:
     host: int = 0
 
 
+class JobList(NamedTuple):
+    """Queued jobs of one campaign, host and, if set, mailbox: `QueuedJob`s by columns.
+
+    `due_ms[n]` is when job n is due; both are as long, and not empty.
+    """
+
+    campaign_id: int
+    mailbox_id: int | None
+    host: int
+    job_ids: Sequence[int]
+    due_ms: Sequence[int]
+
+
 class Proposal(NamedTuple):
     """A job for a mailbox at `slot_ms`; `pool_id` 0 where the job itself knows its pool.
 
@@ -171,6 +184,10 @@ class PacingStore(Protocol):
 
     async def push(self, workspace_id: int, jobs: Sequence[QueuedJob], now_ms: int) -> None:
         """Queue jobs behind the others of their list; those due after `now_ms` when they are."""
+        ...
+
+    async def push_lists(self, workspace_id: int, lists: Sequence[JobList], now_ms: int) -> None:
+        """Do as `push` does with the jobs of the lists in their order, a million in seconds."""
         ...
 
     async def put_back(self, workspace_id: int, refused: Sequence[Proposal]) -> None:

@@ -14,6 +14,7 @@ from paceline_scheduler.domain.rotation import loaded, rejoined
 from paceline_scheduler.pacing.base import (
     Batch,
     CampaignRoute,
+    JobList,
     MailboxRecord,
     Place,
     PoolRoute,
@@ -145,6 +146,17 @@ class Shard:
                 heappush(self._due, (job.due_ms, key))
             else:
                 self._append(mailbox, job.campaign_id, host, (job.job_id, seconds(job.due_ms)))
+
+    def push_lists(self, lists: Sequence[JobList], now_ms: int) -> None:
+        for one in lists:
+            pairs = zip(one.job_ids, one.due_ms, strict=True)
+            self.push(
+                [
+                    QueuedJob(job, one.campaign_id, one.mailbox_id, due_ms, one.host)
+                    for job, due_ms in pairs
+                ],
+                now_ms,
+            )
 
     def put_back(self, refused: Sequence[Proposal]) -> None:
         groups: dict[tuple[int, int, int], list[tuple[int, int]]] = {}
@@ -551,6 +563,9 @@ class MemoryPacing:
 
     async def push(self, workspace_id: int, jobs: Sequence[QueuedJob], now_ms: int) -> None:
         self._shard(workspace_id).push(jobs, now_ms)
+
+    async def push_lists(self, workspace_id: int, lists: Sequence[JobList], now_ms: int) -> None:
+        self._shard(workspace_id).push_lists(lists, now_ms)
 
     async def put_back(self, workspace_id: int, refused: Sequence[Proposal]) -> None:
         self._shard(workspace_id).put_back(refused)

@@ -12,6 +12,7 @@ from paceline_common.redis import Script
 from paceline_scheduler.pacing.base import (
     Batch,
     CampaignRoute,
+    JobList,
     MailboxRecord,
     Match,
     Mode,
@@ -80,38 +81,51 @@ class RedisPacing:
             raise
 
     async def push(self, workspace_id: int, jobs: Sequence[QueuedJob], now_ms: int) -> None:
-        lists: dict[tuple[int, int, int], list[tuple[int, int]]] = {}
-        later: dict[bytes, int] = {}
+        lists: dict[tuple[int, int | None, int, bool], tuple[list[int], list[int]]] = {}
         for job in jobs:
-            mailbox = job.mailbox_id or 0
-            # Only that mailbox may send it, whatever the host.
-            name = (mailbox, job.campaign_id, 0 if mailbox else job.host)
-            if job.due_ms > now_ms:
-                later[struct.pack(">QQBQ", *name, job.job_id)] = job.due_ms
-            else:
-                lists.setdefault(name, []).append((job.job_id, seconds(job.due_ms)))
+            # Only that mailbox may send it, whatever the host. Those due later are apart: a list
+            # begins with its first job that is due.
+            host = 0 if job.mailbox_id else job.host
+            name = (job.campaign_id, job.mailbox_id, host, job.due_ms > now_ms)
+            ids, dues = lists.setdefault(name, ([], []))
+            ids.append(job.job_id)
+            dues.append(job.due_ms)
+        made = [JobList(*name[:3], *columns) for name, columns in lists.items()]
+        await self.push_lists(workspace_id, made, now_ms)
+
+    async def push_lists(self, workspace_id: int, lists: Sequence[JobList], now_ms: int) -> None:
+        later: dict[bytes, int] = {}
+        messages: list[Any] = []
+        for one in lists:
+            mailbox = one.mailbox_id or 0
+            name = (mailbox, one.campaign_id, 0 if mailbox else one.host)
+            ids, dues = one.job_ids, one.due_ms
+            if max(dues) > now_ms:
+                for job, due_ms in zip(ids, dues, strict=True):
+                    if due_ms > now_ms:
+                        later[struct.pack(">QQBQ", *name, job)] = due_ms
+                ids = [job for job, due_ms in zip(ids, dues, strict=True) if due_ms <= now_ms]
+                dues = [due_ms for due_ms in dues if due_ms <= now_ms]
+            messages += [
+                ("q", *name, _text(blob)) for blob in _chunks(ids, list(map(seconds, dues)))
+            ]
         if later:
             await self._client.zadd(_key(workspace_id, "due"), later)
-        await self._tell(
-            workspace_id,
-            [
-                ("q", *name, _text(blob))
-                for name, waiting in lists.items()
-                for blob in _chunks(waiting)
-            ],
-        )
+        await self._tell(workspace_id, messages)
 
     async def put_back(self, workspace_id: int, refused: Sequence[Proposal]) -> None:
-        lists: dict[tuple[int, int, int], list[tuple[int, int]]] = {}
+        lists: dict[tuple[int, int, int], tuple[list[int], list[int]]] = {}
         for one in refused:
             name = (one.mailbox_id if one.sticky else 0, one.campaign_id, one.host)
-            lists.setdefault(name, []).append((one.job_id, seconds(one.due_ms)))
+            ids, dues = lists.setdefault(name, ([], []))
+            ids.append(one.job_id)
+            dues.append(seconds(one.due_ms))
         await self._tell(
             workspace_id,
             [
                 ("f", *name, _text(blob))
-                for name, jobs in lists.items()
-                for blob in reversed(list(_chunks(jobs)))
+                for name, columns in lists.items()
+                for blob in reversed(list(_chunks(*columns)))
             ],
         )
 
@@ -157,19 +171,21 @@ def _key(workspace_id: int, name: str) -> str:
     return f"pace:{{{workspace_id}}}:{name}"
 
 
-def _chunks(jobs: Sequence[tuple[int, int]]) -> Iterator[bytes]:
-    """Yield (job, due s) as chunks of a list, as the script's header describes them."""
+def _chunks(jobs: Sequence[int], dues: Sequence[int]) -> Iterator[bytes]:
+    """Yield jobs with their due instants (s) as chunks of a list, see the script's header."""
     for n in range(0, len(jobs), _JOBS_PER_MESSAGE):
-        part = jobs[n : n + _JOBS_PER_MESSAGE]
-        first, first_due = part[0]
-        flat = [value for job, due in part for value in (job - first, due - first_due)]
+        part, due = jobs[n : n + _JOBS_PER_MESSAGE], dues[n : n + _JOBS_PER_MESSAGE]
+        first, first_due = part[0], due[0]
+        flat = [0] * (2 * len(part))
+        flat[::2] = [one - first for one in part]
+        flat[1::2] = [one - first_due for one in due]
         try:
             yield struct.pack(f"<qI{len(flat)}i", first, first_due, *flat)
         except struct.error:
             # Ids or instants further apart than a chunk can say.
             half = len(part) // 2
-            yield from _chunks(part[:half])
-            yield from _chunks(part[half:])
+            yield from _chunks(part[:half], due[:half])
+            yield from _chunks(part[half:], due[half:])
 
 
 def _record(one: MailboxRecord) -> list[int]:

@@ -1,13 +1,14 @@
 -- Purpose: a workspace's queued jobs with after < due_at <= until as lists, each job of a list for
 -- the same campaign, mailbox (of its own) and host, at most :most, in the order they are sent in.
 -- The host is that of the recipient's domain where the campaign asks for it.
-SELECT q.campaign_id, q.mailbox_id, q.host, array_agg(q.job_id) AS jobs, array_agg(q.due_ms) AS dues
+SELECT q.campaign_id, q.mailbox_id, q.host, array_agg(q.job_id) AS job_ids,
+    array_agg(q.due_ms) AS due_ms
 FROM (
     SELECT s.*, (row_number() OVER () - 1) / :most AS part
     FROM (
         SELECT j.campaign_id, j.job_id, CASE WHEN j.sticky THEN j.mailbox_id END AS mailbox_id,
             coalesce(h.host, 0) AS host,
-            (extract(epoch FROM j.due_at)::float8 * 1000)::bigint AS due_ms
+            (date_part('epoch', j.due_at) * 1000)::bigint AS due_ms
         FROM scheduler.send_job AS j
         LEFT JOIN (
             SELECT p.campaign_id, e.enrollment_id, a.host
