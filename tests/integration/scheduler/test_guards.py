@@ -263,6 +263,24 @@ async def test_each_budget_gets_its_slot_back_once_in_its_own_bucket(
     assert counts() == (0, 0, 7, 8)
 
 
+async def test_slots_of_one_account_go_back_at_once_each_to_its_own_hour(
+    world: World, house: House
+) -> None:
+    jobs = await ready(world, house, 3, ceiling_24h=100)
+    world.sql("UPDATE mailbox_budget SET account_ref = 5")
+    world.sql("INSERT INTO account_budget (account_ref) VALUES (5)")
+    assert await propose(house, [(n + 1, job) for n, job in enumerate(jobs)]) == [None] * 3
+    # The last one's slot lies an hour before the others'.
+    world.sql("ALTER TABLE slot DISABLE TRIGGER USER")
+    world.sql("UPDATE slot SET hour = hour - interval '1 h' WHERE job_id = %s", jobs[2])
+    world.sql("ALTER TABLE slot ENABLE TRIGGER USER")
+    world.sql("UPDATE account_budget SET hours = ARRAY[9, 9] || hours[3:25] WHERE account_ref = 5")
+    world.sql(
+        "SELECT requeue_jobs(%s::bigint[], %s::bigint[], ARRAY[1, 1, 1], 'x')", [WS] * 3, jobs
+    )
+    assert world.one("SELECT hours[1:3] FROM account_budget WHERE account_ref = 5") == [7, 8, 0]
+
+
 async def test_budget_that_comes_later_gets_nothing_back(world: World, house: House) -> None:
     (job,) = await ready(world, house, 1)
     assert await propose(house, [(1, job)]) == [None]
