@@ -4,7 +4,12 @@ SELECT m.mailbox_id, m.pool_id, p.rotation, m.position, m.weight, m.rank, b.type
     CASE WHEN b.health_floor THEN b.health END AS health
 FROM gateway.v_pool_member AS m
 JOIN gateway.v_pool AS p USING (workspace_id, pool_id)
-JOIN scheduler.mailbox_budget AS b USING (workspace_id, mailbox_id)
+-- By key, whatever the planner knows of tables that have just been filled.
+CROSS JOIN LATERAL (
+    SELECT b.types, b.host, b.health_floor, b.health, b.is_active
+    FROM scheduler.mailbox_budget AS b
+    WHERE (b.workspace_id, b.mailbox_id) = (m.workspace_id, m.mailbox_id) OFFSET 0
+) AS b
 WHERE m.workspace_id = :workspace AND b.is_active
     AND (CAST(:mailboxes AS bigint[]) IS NULL OR m.mailbox_id = ANY (CAST(:mailboxes AS bigint[])))
     AND NOT EXISTS (
