@@ -190,6 +190,27 @@ def test_claim_answers_each_refusal_by_name(world: World, sender: Caller) -> Non
     assert [state(world, n)[0] for n in (1, 2, 9)] == ["sending", "reserved", "reserved"]
 
 
+def test_claim_of_a_lease_made_by_older_settings_is_refused(world: World, sender: Caller) -> None:
+    world.reserved(5)
+    world.sql(
+        "INSERT INTO campaign_policy (workspace_id, campaign_id, version, type, min_health)"
+        " VALUES (%s, 5, 1, 1, 70) ON CONFLICT (workspace_id, campaign_id)"
+        " DO UPDATE SET type = 1, min_health = 70",
+        WS,
+    )
+    world.sql("UPDATE mailbox_budget SET types = 6 WHERE mailbox_id = 1")
+    world.sql("UPDATE mailbox_budget SET health = 69 WHERE mailbox_id = 2")
+    world.sql("UPDATE mailbox_budget SET health = 70 WHERE mailbox_id = 3")
+    world.sql("UPDATE mailbox_budget SET health = 10, health_floor = false WHERE mailbox_id = 4")
+    assert sender.claim([1, 2, 3, 4, 5]) == {
+        1: "not_admitted",
+        2: "not_admitted",
+        3: None,
+        4: None,
+        5: None,
+    }
+
+
 def test_claim_begins_at_most_50_ms_early(world: World, sender: Caller) -> None:
     world.reserved(1, slot="clock_timestamp() + interval '2 s'", grace="1 s")
     while sender.claim([1])[1] == "too_early":

@@ -1,7 +1,8 @@
 -- Purpose: let the sender begin the submission of reserved jobs, or say why it may not.
 -- p_workspaces, p_jobs, p_fences: one entry per job. Commit before MAIL FROM.
 -- Reasons: stale_fence, not_reserved, too_early, too_late, suppressed, suspended:<scope>,
--- not_running, unknown (no such job, or a gate row is missing).
+-- not_running, not_admitted (the mailbox's types or health no longer serve the campaign), unknown
+-- (no such job, or a gate row is missing).
 -- Every gate the decision reads is a row locked FOR SHARE first, in the one order of the house:
 -- workspace, campaign, pool, mailbox, domain, enrollment, address; then the jobs FOR UPDATE; then
 -- one statement decides. Its snapshot is younger than the locks (READ COMMITTED), so a suspension
@@ -125,6 +126,9 @@ BEGIN
                 WHEN a.suppressed_at IS NOT NULL OR d.suppressed_at IS NOT NULL THEN 'suppressed'
                 WHEN suspended.scope IS NOT NULL THEN 'suspended:' || suspended.scope
                 WHEN e.state <> 'active' OR NOT b.is_active THEN 'not_running'
+                -- Both change under gates that are held here: a lease made by older settings ends.
+                WHEN b.types & c.type = 0 OR b.health_floor AND b.health < c.min_health
+                    THEN 'not_admitted'
             END AS refusal
         FROM wanted AS w
         LEFT JOIN LATERAL (
@@ -135,6 +139,10 @@ BEGIN
             SELECT * FROM mailbox_budget AS b
             WHERE (b.workspace_id, b.mailbox_id) = (w.ws, w.mailbox) OFFSET 0
         ) AS b ON true
+        LEFT JOIN LATERAL (
+            SELECT c.type, c.min_health FROM campaign_policy AS c
+            WHERE (c.workspace_id, c.campaign_id) = (w.ws, w.campaign) OFFSET 0
+        ) AS c ON true
         LEFT JOIN LATERAL (
             SELECT * FROM enrollment AS e
             WHERE (e.workspace_id, e.enrollment_id) = (w.ws, w.enrollment) OFFSET 0
