@@ -1,5 +1,6 @@
 """Debian packages that the stack's parts need, installed without starting any server."""
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from typing import Final
 from paceline_local.parts.base import PartFailed, Say
 
 _POLICY: Final = Path("/usr/sbin/policy-rc.d")
+_LOCK: Final = Path("/run/lock/paceline-apt")
 
 
 def install(packages: Sequence[str], log: Path, say: Say) -> None:
@@ -21,7 +23,7 @@ def install(packages: Sequence[str], log: Path, say: Say) -> None:
         raise PartFailed("packages", f"missing: {names}", by_hand)
     apt = ["apt-get", "-q", "-y", "-o", "Dpkg::Use-Pty=0", "-o", "DPkg::Lock::Timeout=180"]
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    with log.open("ab") as output, _no_service_starts():
+    with log.open("ab") as output, _one_at_a_time(), _no_service_starts():
         for label, step in (
             ("package lists", ["update"]),
             (
@@ -38,6 +40,14 @@ def install(packages: Sequence[str], log: Path, say: Say) -> None:
             if done.returncode:
                 tail = log.read_text(errors="replace").splitlines()[-12:]
                 raise PartFailed("packages", f"apt-get failed ({label})", by_hand, tail)
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Wait for another stack that installs: apt guards its own locks, nobody `_POLICY`."""
+    with _LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager
