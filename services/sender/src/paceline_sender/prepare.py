@@ -9,10 +9,9 @@ cannot be sent fails here, before anything was claimed.
 import asyncio
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
-from zoneinfo import ZoneInfo
 
 from sqlalchemy import Row
 
@@ -23,11 +22,11 @@ from paceline_common.db.sql import Queries
 from paceline_common.kafka.quarantine import Fault, classify
 from paceline_common.keys import KeyService, KeyServiceError, SealBroken
 from paceline_common.telemetry import Metrics
-from paceline_sender.domain import conversation, message, render
-from paceline_sender.domain.conversation import SentMessage
-from paceline_sender.domain.message import InvalidMessage, Parts
-from paceline_sender.domain.outcome import REMEDIES, Answer, History
-from paceline_sender.domain.render import MissingVariable, Sources, TemplateError
+from paceline_sender.compose import Built, compose
+from paceline_sender.domain import message
+from paceline_sender.domain.message import InvalidMessage
+from paceline_sender.domain.outcome import REMEDIES, Answer
+from paceline_sender.domain.render import MissingVariable, TemplateError
 from paceline_sender.domain.schedule import ClockReading
 from paceline_sender.job import HoldRequest, Job, Ready, Report, Session
 from paceline_sender.submit import Submitter
@@ -49,17 +48,6 @@ class Transport(Protocol):
         """Connect and sign in; an `unsent` answer says why that did not work. Never raises
         for what a server or the network does."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Built:
-    job: Job
-    row: Row[Any]
-    message_id: str
-    subject: str
-    references: tuple[str, ...]
-    data: bytes
-    history: History
 
 
 class Preparer:
@@ -285,7 +273,7 @@ class Preparer:
                 await self._hold_mailbox(job, row)
                 return
             try:
-                built = build(job, row, job_mac, unsubscribe_mac, self._public_url)
+                built = compose(job, row, job_mac, unsubscribe_mac, self._public_url)
             except MissingVariable as gap:
                 await self._fail(job, row, "missing_variable", f"missing variable: {gap.name}")
                 return
@@ -306,7 +294,7 @@ class Preparer:
         finally:
             self._in_hand.discard(job.key)
 
-    async def _connect_and_submit(self, built: _Built, credential: Mapping[str, Any]) -> None:
+    async def _connect_and_submit(self, built: Built, credential: Mapping[str, Any]) -> None:
         job, row = built.job, built.row
         account = Account(row.from_email, row.smtp, credential)
         session = await self._transport.open(account)
@@ -372,60 +360,3 @@ class Preparer:
             )
         finally:
             self._in_hand.discard(job.key)
-
-
-def build(job: Job, row: Row[Any], job_mac: str, unsubscribe_mac: str, public_url: str) -> _Built:
-    """Render and build the message of one loaded job.
-
-    Raises `MissingVariable`, `TemplateError` and `InvalidMessage`.
-    """
-    workspace, public_id = job.workspace, job.public_id
-    https, mailto = message.unsubscribe_links(
-        public_url, row.from_email, workspace, public_id, unsubscribe_mac
-    )
-    if row.to_email is None:
-        raise InvalidMessage("address_invalid", "the job has no recipient")
-    if row.text_template is None and row.html_template is None:
-        raise TemplateError("the campaign has no such step any more")
-    rendered = render.render(
-        Sources(row.subject, row.text_template, row.html_template),
-        render.variables(
-            {name: getattr(row, name) for name in ("first_name", "last_name", "company")}
-            | {"email": row.to_email},
-            row.fields or {},
-            sender_name=row.display_name,
-            sender_email=row.from_email,
-            unsubscribe_url=https,
-        ),
-    )
-    sent = [SentMessage(message_id, subject) for message_id, subject in row.sent]
-    thread = conversation.thread(sent)
-    subject = message.clean_header_text(conversation.subject(rendered.subject, sent))
-    message_id = row.message_id or conversation.message_id(public_id, workspace, row.domain)
-    zone = ZoneInfo(row.timezone) if row.timezone else UTC
-    data = message.build(
-        Parts(
-            from_name=row.display_name,
-            from_email=row.from_email,
-            reply_to=row.reply_to,
-            to_email=row.to_email,
-            subject=subject,
-            text=rendered.text,
-            html=rendered.html,
-            message_id=message_id,
-            date=job.slot_at.astimezone(zone),
-            thread=thread,
-            job_token=message.job_token(workspace, public_id, job_mac),
-            unsubscribe_url=https,
-            unsubscribe_mailto=mailto,
-        )
-    )
-    return _Built(
-        job=job,
-        row=row,
-        message_id=message_id,
-        subject=subject,
-        references=thread.references,
-        data=data,
-        history=History(row.deferrals, row.first_deferred_at),
-    )
