@@ -15,10 +15,12 @@ from email import message_from_bytes, policy
 from email.header import Header, decode_header, make_header
 from email.message import EmailMessage
 from email.utils import format_datetime, parseaddr
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import quote
 
 from paceline_sender.domain.conversation import Thread
+
+Encoding = Literal["quoted-printable", "base64"]
 
 _CRLF: Final = "\r\n"
 _LINE: Final = 78  # RFC 5322 §2.1.1: SHOULD; 998 is the MUST
@@ -43,8 +45,26 @@ class InvalidMessage(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Attachment:
+    """A file that travels with the message; a `content_id` makes it an inline image of the HTML.
+
+    `content_type` is `type/subtype` without parameters; `content_id` stands without brackets,
+    as `cid:` names it in the HTML.
+    """
+
+    filename: str
+    content_type: str
+    content: bytes
+    content_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Parts:
-    """What one message is made of. `date` is the slot's time in the mailbox's zone."""
+    """What one message is made of. `date` is the slot's time in the mailbox's zone.
+
+    `headers` are the workspace's own, then the mailbox's. `return_path` is the envelope's
+    sender where the transport lets one choose it (`envelope_from`); it is never a header.
+    """
 
     from_name: str | None
     from_email: str
@@ -59,6 +79,15 @@ class Parts:
     job_token: str
     unsubscribe_url: str
     unsubscribe_mailto: str
+    headers: tuple[tuple[str, str], ...] = ()
+    attachments: tuple[Attachment, ...] = ()
+    encoding: Encoding = "quoted-printable"
+    return_path: str | None = None
+
+    @property
+    def envelope_from(self) -> str:
+        """The envelope's sender (RFC 5321 MAIL FROM)."""
+        return self.return_path or self.from_email
 
 
 def job_mac_input(workspace: str, job: str) -> bytes:
@@ -126,7 +155,7 @@ def build(parts: Parts) -> bytes:
     if not subject:
         raise InvalidMessage("subject_missing", "the message has no subject")
     subject = subject[:_MAX_SUBJECT].rstrip()
-    for address in (parts.from_email, parts.reply_to, parts.to_email):
+    for address in (parts.from_email, parts.reply_to, parts.to_email, parts.return_path):
         if address is not None and not is_address(address):
             raise InvalidMessage("address_invalid", "an address cannot be used in an envelope")
     from_name = clean_header_text(parts.from_name or "")
