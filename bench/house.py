@@ -140,7 +140,7 @@ def campaign(made: Servers, *, mailboxes: int, policy: str) -> None:
     )
     made.sql(
         "INSERT INTO gateway.mailbox (workspace_id, mailbox_id, email, domain, kind, policy, smtp,"
-        " imap, smtp_credential, imap_credential) OVERRIDING SYSTEM VALUE"
+        " imap, send_credential, read_credential) OVERRIDING SYSTEM VALUE"
         " SELECT %s, n, 'm' || n || '@send' || n %% 500 || '.test', 'send' || n %% 500 || '.test',"
         " 'smtp', %s, '{}', '{}', '', '' FROM generate_series(1, %s) AS n",
         WS,

@@ -145,7 +145,7 @@ class Run:
                 *(keys.seal("send", house.WS, password, table="mailbox", row=n) for n in every)
             )
         self._made.sql(
-            "UPDATE gateway.mailbox AS m SET smtp = %s, smtp_credential = u.sealed"
+            "UPDATE gateway.mailbox AS m SET smtp = %s, send_credential = u.sealed"
             " FROM unnest(%s::bigint[], %s::bytea[]) AS u(mailbox_id, sealed)"
             " WHERE m.mailbox_id = u.mailbox_id",
             json.dumps(smtp), list(every), sealed,

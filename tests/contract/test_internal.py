@@ -21,7 +21,7 @@ WORKSPACE, MAILBOX = 7, 2**40 + 5
 SIDE = {"host": "mail.example.test", "port": 993, "tls": "implicit", "username": "ann"}
 DRAFT = probe.Draft(
     WORKSPACE, MAILBOX, "ann@north.test", None,
-    smtp=SIDE, imap=SIDE, smtp_credential=b"s", imap_credential=b"i",
+    smtp=SIDE, imap=SIDE, send_credential=b"s", read_credential=b"i",
 )  # fmt: skip
 
 

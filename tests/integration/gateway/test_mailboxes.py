@@ -101,9 +101,9 @@ async def test_credentials_are_sealed_for_their_scope_and_row(
     made = await tenant.mailbox()
     number = ids.decode("mbx", made["id"])
     (row,) = tenant.rows(
-        "SELECT smtp_credential FROM gateway.mailbox WHERE workspace_id = %s", tenant.number
+        "SELECT send_credential FROM gateway.mailbox WHERE workspace_id = %s", tenant.number
     )
-    sealed = bytes(row["smtp_credential"])
+    sealed = bytes(row["send_credential"])
     assert base64.b64decode(peers.asked[0][1]["credential"]) == sealed
     assert b"right-pass-word" not in sealed
     opened = await sender_keys.open("send", tenant.number, sealed, table="mailbox", row=number)
@@ -301,7 +301,7 @@ async def test_reconnecting_begins_the_ramp_anew(tenant: Tenant) -> None:
 async def test_a_new_password_is_tested_first(tenant: Tenant, peers: Peers) -> None:
     made = await tenant.mailbox()
     before = tenant.rows(
-        "SELECT smtp_credential, imap_credential FROM gateway.mailbox WHERE workspace_id = %s",
+        "SELECT send_credential, read_credential FROM gateway.mailbox WHERE workspace_id = %s",
         tenant.number,
     )[0]
     path = f"/v1/mailboxes/{made['id']}"
@@ -310,19 +310,19 @@ async def test_a_new_password_is_tested_first(tenant: Tenant, peers: Peers) -> N
     assert (
         before
         == tenant.rows(
-            "SELECT smtp_credential, imap_credential FROM gateway.mailbox WHERE workspace_id = %s",
+            "SELECT send_credential, read_credential FROM gateway.mailbox WHERE workspace_id = %s",
             tenant.number,
         )[0]
     )
     peers.reset()
     await tenant.call("PATCH", path, json={"smtp": SERVER | {"password": "new", "port": 587}})
     after = tenant.rows(
-        "SELECT smtp_credential, imap_credential, smtp FROM gateway.mailbox"
+        "SELECT send_credential, read_credential, smtp FROM gateway.mailbox"
         " WHERE workspace_id = %s",
         tenant.number,
     )[0]
-    assert after["smtp_credential"] != before["smtp_credential"]
-    assert after["imap_credential"] == before["imap_credential"]
+    assert after["send_credential"] != before["send_credential"]
+    assert after["read_credential"] == before["read_credential"]
     assert after["smtp"]["port"] == 587
     assert "mailbox.credential_changed" in tenant.audited()
 
@@ -375,9 +375,9 @@ async def test_disconnecting_destroys_the_passwords_and_keeps_the_history(tenant
     await tenant.call("DELETE", path, 204)
     await tenant.call("DELETE", path, 204)
     assert tenant.rows(
-        "SELECT smtp_credential, imap_credential FROM gateway.mailbox WHERE workspace_id = %s",
+        "SELECT send_credential, read_credential FROM gateway.mailbox WHERE workspace_id = %s",
         tenant.number,
-    ) == [{"smtp_credential": None, "imap_credential": None}]
+    ) == [{"send_credential": None, "read_credential": None}]
     assert tenant.outbox("mailbox-changed")[-1]["deleted"] is True
     assert tenant.outbox("campaign-changed")[-1]["campaign_id"] == campaign
     assert (await tenant.call("GET", "/v1/mailboxes"))["items"] == []

@@ -86,6 +86,6 @@ def test_mailboxes_from_before_have_their_provider_and_day_of_connect(scratch: s
             " AND relnamespace = 'gateway'::regnamespace"
         ).fetchone() or (False,)
     assert rows == [
-        (host, domain, derive("smtp", host, domain), None, True) for host, domain in MAILBOXES
+        (host, domain, derive("smtp", domain, host), None, True) for host, domain in MAILBOXES
     ]
     assert forced is True

@@ -215,7 +215,7 @@ async def test_a_credential_that_does_not_open_holds_only_its_mailbox(
     world: World, parts: Parts
 ) -> None:
     world.rows(
-        "UPDATE gateway.mailbox SET imap_credential = 'nonsense' WHERE mailbox_id = %s",
+        "UPDATE gateway.mailbox SET read_credential = 'nonsense' WHERE mailbox_id = %s",
         world.mailbox_id,
     )
     world.connect()

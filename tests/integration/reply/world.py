@@ -121,7 +121,7 @@ class World:
         }
         self.rows(
             "INSERT INTO gateway.mailbox (workspace_id, mailbox_id, email, domain, kind, smtp,"
-            " imap, smtp_credential, imap_credential)"
+            " imap, send_credential, read_credential)"
             " VALUES (%s, %s, %s, 'north.test', 'smtp', '{}', %s, 'x', %s)",
             self.workspace_id, mailbox_id, email, Jsonb(where), sealed,
         )  # fmt: skip

@@ -123,7 +123,7 @@ class World:
         address = email or f"m{mailbox}@send.test"
         self.sql(
             "INSERT INTO gateway.mailbox (workspace_id, mailbox_id, email, domain, kind, policy,"
-            " timezone, smtp, imap, smtp_credential, imap_credential, provider_set)"
+            " timezone, smtp, imap, send_credential, read_credential, provider_set)"
             " OVERRIDING SYSTEM VALUE"
             " VALUES (%s, %s, %s, %s, 'smtp', %s, %s, '{}', '{}', '', '', %s)",
             workspace,

@@ -297,7 +297,7 @@ async def world(house: Stack, sql: "psycopg.Connection[dict[str, Any]]", keys: K
     }  # fmt: skip
     sql.execute(
         "INSERT INTO gateway.mailbox (workspace_id, mailbox_id, email, domain, display_name, kind,"
-        " smtp, imap, smtp_credential, imap_credential)"
+        " smtp, imap, send_credential, read_credential)"
         " VALUES (%s, %s, %s, 'north.test', 'Ann Nörth', 'smtp', %s, '{}', %s, 'x')",
         (workspace_id, mailbox_id, email, Jsonb(smtp), sealed),
     )

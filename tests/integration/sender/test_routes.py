@@ -146,7 +146,7 @@ async def test_a_recheck_of_a_credential_that_cannot_be_opened_fails_by_name(
     world: World, client: httpx.AsyncClient
 ) -> None:
     world.rows(
-        "UPDATE gateway.mailbox SET smtp_credential = 'x' WHERE mailbox_id = %s", world.mailbox_id
+        "UPDATE gateway.mailbox SET send_credential = 'x' WHERE mailbox_id = %s", world.mailbox_id
     )
     answer = (await client.post(recheck_path(world))).json()
     assert (answer["ok"], answer["code"]) == (False, "credential_unreadable")
@@ -159,8 +159,8 @@ async def test_a_mailbox_that_is_none_cannot_be_rechecked(
         answer = await client.post(path)
         assert (answer.status_code, answer.json()["code"]) == (404, "unknown_mailbox")
     world.rows(
-        "UPDATE gateway.mailbox SET deleted_at = now(), is_active = false, smtp_credential = NULL,"
-        " imap_credential = NULL WHERE mailbox_id = %s",
+        "UPDATE gateway.mailbox SET deleted_at = now(), is_active = false, send_credential = NULL,"
+        " read_credential = NULL WHERE mailbox_id = %s",
         world.mailbox_id,
     )
     assert (await client.post(recheck_path(world))).status_code == 404

@@ -134,7 +134,7 @@ async def test_a_wrong_password_holds_the_mailbox(
         table="mailbox", row=world.mailbox_id,
     )  # fmt: skip
     world.rows(
-        "UPDATE gateway.mailbox SET smtp_credential = %s WHERE mailbox_id = %s",
+        "UPDATE gateway.mailbox SET send_credential = %s WHERE mailbox_id = %s",
         sealed, world.mailbox_id,
     )  # fmt: skip
     job = world.job(world.lead("bob@example.test"))
@@ -155,7 +155,7 @@ async def test_a_credential_moved_from_another_mailbox_does_not_open(
         table="mailbox", row=world.mailbox_id + 1,
     )  # fmt: skip
     world.rows(
-        "UPDATE gateway.mailbox SET smtp_credential = %s WHERE mailbox_id = %s",
+        "UPDATE gateway.mailbox SET send_credential = %s WHERE mailbox_id = %s",
         sealed, world.mailbox_id,
     )  # fmt: skip
     job = world.job(world.lead("bob@example.test"))

@@ -1,6 +1,6 @@
 import pytest
 
-from paceline_gateway.domain.provider import derive
+from paceline_gateway.domain.provider import MICROSOFT_CONSUMERS, derive
 
 
 @pytest.mark.parametrize(
@@ -26,8 +26,28 @@ from paceline_gateway.domain.provider import derive
 def test_the_provider_follows_from_server_and_address(
     host: str, domain: str, provider: str
 ) -> None:
-    assert derive("smtp", host, domain) == provider
+    assert derive("smtp", domain, host) == provider
 
 
 def test_what_is_no_smtp_mailbox_is_a_node() -> None:
-    assert derive("sendgrid", "smtp.sendgrid.net", "acme.test") == "esp"
+    assert derive("sendgrid", "acme.test", "smtp.sendgrid.net") == "esp"
+
+
+@pytest.mark.parametrize(
+    ("kind", "domain", "tenant", "provider"),
+    [
+        ("gmail", "gmail.com", None, "gmail_consumer"),
+        ("gmail", "acme.test", "acme.test", "google_workspace"),
+        # A second domain of the organisation, and an answer without its first.
+        ("gmail", "acme.example", "acme.test", "google_workspace"),
+        ("gmail", "acme.test", None, "google_workspace"),
+        ("graph", "acme.test", "7c2c2c1e-0000-4000-8000-000000000001", "microsoft365"),
+        ("graph", "acme.test", MICROSOFT_CONSUMERS, "outlook_consumer"),
+        ("graph", "hotmail.co.uk", None, "outlook_consumer"),
+        ("graph", "acme.test", None, "microsoft365"),
+    ],
+)
+def test_behind_an_api_the_organisation_says_whose_mailbox_it_is(
+    kind: str, domain: str, tenant: str | None, provider: str
+) -> None:
+    assert derive(kind, domain, tenant=tenant) == provider

@@ -59,8 +59,8 @@ async def draft_new(
         display_name=display_name,
         smtp=_smtp(smtp, email),
         imap=_server(imap, email),
-        smtp_credential=await _seal(parts, caller, "send", mailbox_id, smtp.password),
-        imap_credential=await _seal(parts, caller, "read", mailbox_id, imap.password),
+        send_credential=await _seal(parts, caller, "send", mailbox_id, smtp.password),
+        read_credential=await _seal(parts, caller, "read", mailbox_id, imap.password),
     )
 
 
@@ -81,13 +81,13 @@ async def draft_saved(
     changed: dict[str, Any] = {}
     if smtp:
         changed["smtp"] = _smtp(smtp, held.email)
-        changed["smtp_credential"] = await _seal(parts, caller, "send", mailbox_id, smtp.password)
+        changed["send_credential"] = await _seal(parts, caller, "send", mailbox_id, smtp.password)
     if imap:
         changed["imap"] = _server(imap, held.email)
-        changed["imap_credential"] = await _seal(parts, caller, "read", mailbox_id, imap.password)
+        changed["read_credential"] = await _seal(parts, caller, "read", mailbox_id, imap.password)
     legs = {
         name: changed.get(name, getattr(held, name))
-        for name in ("smtp", "imap", "smtp_credential", "imap_credential")
+        for name in ("smtp", "imap", "send_credential", "read_credential")
     }
     draft = Draft(
         workspace_id=caller.workspace_id,

@@ -53,8 +53,8 @@ class Draft:
     display_name: str | None
     smtp: Mapping[str, Any]
     imap: Mapping[str, Any]
-    smtp_credential: bytes
-    imap_credential: bytes
+    send_credential: bytes
+    read_credential: bytes
 
 
 class Prober:
@@ -93,7 +93,7 @@ class Prober:
                 **whose,
                 "display_name": draft.display_name,
                 "smtp": dict(draft.smtp),
-                "credential": base64.b64encode(draft.smtp_credential).decode(),
+                "credential": base64.b64encode(draft.send_credential).decode(),
             },
         )
         read = await self._ask(
@@ -101,7 +101,7 @@ class Prober:
             {
                 **whose,
                 "imap": dict(draft.imap),
-                "credential": base64.b64encode(draft.imap_credential).decode(),
+                "credential": base64.b64encode(draft.read_credential).decode(),
                 "wait_s": self._wait_s if send.ok else 0,
             },
         )

@@ -89,7 +89,7 @@ async def connect_mailbox(
     """
     email = normalise(body.email)
     domain = email.partition("@")[2]
-    found = derive("smtp", body.smtp.host, domain)
+    found = derive("smtp", domain, body.smtp.host)
     policy = _policy(body, body.provider or found)
     async with parts.db.transaction([caller.workspace_id]) as tx:
         mailbox_id = await connect.id_for(tx, caller, email)
@@ -116,8 +116,8 @@ async def connect_mailbox(
         "updated_at": now,
         "smtp": dict(draft.smtp),
         "imap": dict(draft.imap),
-        "smtp_credential": draft.smtp_credential,
-        "imap_credential": draft.imap_credential,
+        "send_credential": draft.send_credential,
+        "read_credential": draft.read_credential,
         **connect.outcome(result, now),
     }
     async with parts.db.transaction([caller.workspace_id]) as tx:
@@ -170,7 +170,7 @@ async def change_mailbox(
     async with parts.db.transaction([caller.workspace_id]) as tx:
         held = await connect.lock(tx, caller, mailbox_id)
         if body.smtp:
-            values["provider_found"] = derive(held.kind, body.smtp.host, held.domain)
+            values["provider_found"] = derive(held.kind, held.domain, body.smtp.host)
         if {"policy", "policy_reset", "provider"} & body.model_fields_set:
             settled = {**held._mapping, **values}
             provider = settled["provider_set"] or settled["provider_found"]
@@ -226,8 +226,8 @@ async def disconnect_mailbox(mailbox_id: MailboxId, parts: PartsDep, caller: Wri
         if held.deleted_at is not None:
             return
         gone = {
-            "is_active": False, "deleted_at": now, "smtp_credential": None,
-            "imap_credential": None,
+            "is_active": False, "deleted_at": now, "send_credential": None,
+            "read_credential": None,
         }  # fmt: skip
         version = await connect.change(tx, caller, mailbox_id, gone, now)
         await foreign.suspend(

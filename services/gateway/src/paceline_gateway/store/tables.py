@@ -21,7 +21,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from paceline_common.db.tables import common_tables, declarative_base
 from paceline_gateway.domain.campaign import STATUSES
-from paceline_gateway.domain.provider import PROVIDERS
+from paceline_gateway.domain.provider import KINDS, PROVIDERS
 from paceline_gateway.domain.routing import ESP_MATCHES, ROTATIONS, STICKINESSES
 
 SCHEMA: Final = "gateway"
@@ -120,7 +120,10 @@ class PublisherWorkspace(Base):
 class Mailbox(Base):
     """A connected mailbox: settings and sealed credentials (one per scope), never opened here.
 
-    `smtp` and `imap` hold host, port, tls and username. `timezone` null means
+    `smtp` and `imap` hold host, port, tls and username; both are null where an
+    API is used. `send_oauth` and `read_oauth` tell a leg's grant without its
+    secrets: provider, scopes, tenant, account, app, client_id. A leg's
+    `*_credential_version` grows when it is connected anew. `timezone` null means
     the workspace's. A disconnected one (`deleted_at`) has no credentials any
     more; the row stays for its history. The `*_probe_*` columns tell the last test of each leg.
     Its provider is the one that was set, else the one found by its server and
@@ -131,16 +134,26 @@ class Mailbox(Base):
     __table_args__ = (
         _in_workspace(of="workspace"),
         UniqueConstraint("workspace_id", "email"),
-        _one_of("kind", ("smtp",)),
+        _one_of("kind", KINDS),
         _one_of("provider_found", PROVIDERS),
         _one_of("provider_set", PROVIDERS),
         CheckConstraint("version > 0", name="version"),
         # Disconnecting destroys the credentials; a connected mailbox has both.
         CheckConstraint(
-            "(deleted_at IS NULL) = (smtp_credential IS NOT NULL AND imap_credential IS NOT NULL)",
+            "(deleted_at IS NULL) = (send_credential IS NOT NULL AND read_credential IS NOT NULL)",
             name="credentials",
         ),
         CheckConstraint("deleted_at IS NULL OR NOT is_active", name="deleted"),
+        CheckConstraint(
+            "CASE WHEN kind = 'smtp' THEN smtp IS NOT NULL AND imap IS NOT NULL"
+            " ELSE smtp IS NULL AND imap IS NULL"
+            " AND send_oauth IS NOT NULL AND read_oauth IS NOT NULL END",
+            name="reached",
+        ),
+        CheckConstraint(
+            "send_credential_version > 0 AND read_credential_version > 0",
+            name="credential_version",
+        ),
     )
 
     workspace_id: Mapped[int] = mapped_column(primary_key=True)
@@ -156,10 +169,14 @@ class Mailbox(Base):
     is_active: Mapped[bool] = mapped_column(server_default=text("true"))
     timezone: Mapped[str | None]
     policy: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
-    smtp: Mapped[dict[str, Any]]
-    imap: Mapped[dict[str, Any]]
-    smtp_credential: Mapped[bytes | None]
-    imap_credential: Mapped[bytes | None]
+    smtp: Mapped[dict[str, Any] | None]
+    imap: Mapped[dict[str, Any] | None]
+    send_oauth: Mapped[dict[str, Any] | None]
+    read_oauth: Mapped[dict[str, Any] | None]
+    send_credential: Mapped[bytes | None]
+    read_credential: Mapped[bytes | None]
+    send_credential_version: Mapped[int] = mapped_column(server_default=text("1"))
+    read_credential_version: Mapped[int] = mapped_column(server_default=text("1"))
     version: Mapped[int] = mapped_column(Integer, server_default=text("1"))
     send_probe_ok: Mapped[bool | None]
     send_probe_code: Mapped[str | None]

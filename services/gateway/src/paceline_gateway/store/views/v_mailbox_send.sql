@@ -1,5 +1,9 @@
 -- Purpose: of connected mailboxes, what the sender submits with; `credential` is sealed for scope send.
+-- `oauth` tells the sending leg's grant without its secrets; `smtp` is null where an API takes the mail.
+-- `credential_version` grows when the leg is connected anew: tokens of an older one are void.
 CREATE OR REPLACE VIEW gateway.v_mailbox_send WITH (security_barrier) AS
-SELECT workspace_id, mailbox_id, version, smtp, smtp_credential AS credential
+SELECT
+    workspace_id, mailbox_id, version, smtp, send_credential AS credential,
+    kind, send_oauth AS oauth, send_credential_version AS credential_version
 FROM gateway.mailbox
 WHERE deleted_at IS NULL;
