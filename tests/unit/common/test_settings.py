@@ -5,7 +5,12 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from paceline_common.settings import OutboundSettings, RedisSettings, ServiceSettings
+from paceline_common.settings import (
+    OAuthEndpoints,
+    OutboundSettings,
+    RedisSettings,
+    ServiceSettings,
+)
 
 ENVIRONMENT = {
     "HTTP_PORT": "8001",
@@ -66,3 +71,26 @@ def test_services_mix_in_what_they_need(directory: Path, monkeypatch: pytest.Mon
     assert settings.redis_password.get_secret_value() == "secret redis"
     assert settings.host_allowlist == ""
     assert isinstance(settings, RedisSettings)
+
+
+def test_oauth_endpoints_are_the_operators_to_move(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Settings(ServiceSettings, OAuthEndpoints):
+        pass
+
+    assert Settings().token_url("google") == "https://oauth2.googleapis.com/token"
+    monkeypatch.setenv("PACELINE_MICROSOFT_LOGIN_URL", "https://login.microsoftonline.us")
+    settings = Settings()
+    at = "https://login.microsoftonline.us"
+    assert settings.token_url("microsoft") == f"{at}/common/oauth2/v2.0/token"
+    assert settings.token_url("microsoft", "contoso.example") == (
+        f"{at}/contoso.example/oauth2/v2.0/token"
+    )
+    # A tenant's name is a path segment and nothing more.
+    assert settings.token_url("microsoft", "../x?") == f"{at}/..%2Fx%3F/oauth2/v2.0/token"
+    assert settings.revoke_url("google") == "https://oauth2.googleapis.com/revoke"
+    assert settings.revoke_url("microsoft") is None
+    assert settings.api_url("gmail") == "https://gmail.googleapis.com"
+    assert settings.api_url("graph") == "https://graph.microsoft.com"
+    assert settings.api_url("smtp") is None

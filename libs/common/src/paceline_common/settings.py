@@ -8,6 +8,8 @@ wins over a file. Durations carry their unit in the name.
 import os
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
 
 from pydantic import BaseModel, Field, SecretStr
 from pydantic_settings import (
@@ -104,3 +106,34 @@ class OutboundSettings(BaseModel):
 
     host_allowlist: str = ""
     tls_ca_file: Path | None = None
+
+
+class OAuthEndpoints(BaseModel):
+    """Mixed into the settings of services that ask Google or Microsoft for tokens or mail.
+
+    Tokens and app secrets are sent there: the operator chooses these, never a user. A
+    national cloud has its own (`login.microsoftonline.us`, `graph.microsoft.us`). None ends
+    with a slash.
+    """
+
+    google_auth_url: str = "https://accounts.google.com/o/oauth2/v2/auth"
+    google_token_url: str = "https://oauth2.googleapis.com/token"  # noqa: S105 - an address
+    google_revoke_url: str = "https://oauth2.googleapis.com/revoke"
+    google_userinfo_url: str = "https://openidconnect.googleapis.com/v1/userinfo"
+    gmail_api_url: str = "https://gmail.googleapis.com"
+    microsoft_login_url: str = "https://login.microsoftonline.com"
+    graph_api_url: str = "https://graph.microsoft.com"
+
+    def token_url(self, provider: Literal["google", "microsoft"], tenant: str | None = None) -> str:
+        """Return the token endpoint; `tenant` (an id, a domain, or `common`) is Microsoft's."""
+        if provider == "google":
+            return self.google_token_url
+        return f"{self.microsoft_login_url}/{quote(tenant or 'common', safe='')}/oauth2/v2.0/token"
+
+    def revoke_url(self, provider: Literal["google", "microsoft"]) -> str | None:
+        """Return where a token is revoked; Microsoft lets no application revoke a grant."""
+        return self.google_revoke_url if provider == "google" else None
+
+    def api_url(self, kind: str) -> str | None:
+        """Return the base URL of a mailbox kind's HTTP API; None for a kind without one."""
+        return {"gmail": self.gmail_api_url, "graph": self.graph_api_url}.get(kind)

@@ -2,10 +2,10 @@
 
 from pydantic import Field, SecretStr
 
-from paceline_common.settings import ServiceSettings
+from paceline_common.settings import OAuthEndpoints, ServiceSettings
 
 
-class GatewaySettings(ServiceSettings):
+class GatewaySettings(ServiceSettings, OAuthEndpoints):
     """What the gateway needs beyond `ServiceSettings`.
 
     `*_url` and `*_token`: where the other services' `/internal` listens and

@@ -1,24 +1,19 @@
 """Reply's settings."""
 
-from pathlib import Path
-
 from pydantic import Field
 
-from paceline_common.settings import ServiceSettings
+from paceline_common.settings import OAuthEndpoints, OutboundSettings, ServiceSettings
 
 
-class ReplySettings(ServiceSettings):
+class ReplySettings(ServiceSettings, OutboundSettings, OAuthEndpoints):
     """What reply needs beyond `ServiceSettings`.
 
-    `host_allowlist`: comma list of CIDRs and host names that may be non-public.
-    `tls_ca_file`: one more CA to trust. `thread_life_days`: how long after a
-    message an answer without its ids still belongs to it, by address and subject.
+    `thread_life_days`: how long after a message an answer without its ids still
+    belongs to it, by address and subject.
     `poll_s`: how long IDLE may be silent before the server is asked; the longest
     that a message lies unread when a server's push does not come.
     """
 
-    host_allowlist: str = ""
-    tls_ca_file: Path | None = None
     thread_life_days: int = Field(default=90, ge=1)
     # Pushes are not owed (RFC 2177 §3), and servers lose them: a silent IDLE must not let a
     # follow-up go to somebody who has answered minutes ago. A look is four short commands, so

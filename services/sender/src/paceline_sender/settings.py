@@ -1,22 +1,17 @@
 """The sender's settings."""
 
-from pathlib import Path
-
 from pydantic import Field
 
-from paceline_common.settings import ServiceSettings
+from paceline_common.settings import OAuthEndpoints, OutboundSettings, ServiceSettings
 
 
-class SenderSettings(ServiceSettings):
+class SenderSettings(ServiceSettings, OutboundSettings, OAuthEndpoints):
     """What the sender needs beyond `ServiceSettings`.
 
-    `public_url`: where unsubscribe links lead. `host_allowlist`: comma list of
-    CIDRs and host names that may be non-public. `tls_ca_file`: one more CA to trust.
+    `public_url`: where unsubscribe links lead.
     """
 
     public_url: str
-    host_allowlist: str = ""
-    tls_ca_file: Path | None = None
 
     # A connection is opened at most this long before its slot: servers drop idle ones.
     prepare_ahead_s: float = Field(default=5.0, gt=0)

@@ -1,5 +1,6 @@
 """The six services, each as one process of this machine with its own credentials."""
 
+import os
 import signal
 import sys
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from typing import Final
 import httpx
 
 from paceline_common import grants
+from paceline_common.settings import OAuthEndpoints
 from paceline_local.layout import REPOSITORY
 from paceline_local.parts.base import Need, PartFailed, Say, Site, await_ready
 from paceline_local.parts.keys import Keys
@@ -138,7 +140,33 @@ def environment(name: str, site: Site, keys: Keys, mailhost: MailHost) -> dict[s
             "PACELINE_HOST_ALLOWLIST": "127.0.0.0/8",
             "PACELINE_TLS_CA_FILE": str(mailhost.ca_file),
         }
+        settings |= _oauth(site)
     return settings
+
+
+def _oauth(site: Site) -> dict[str, str]:
+    """Return where Google and Microsoft are: their twins, where the stack has given them ports.
+
+    A variable of this process's own environment wins: a developer's real tenant, say.
+    """
+    settings = {}
+    if "gmail_twin" in site.ports:
+        google = _url(site, "gmail_twin")
+        settings |= {
+            "PACELINE_GOOGLE_AUTH_URL": f"{google}/o/oauth2/v2/auth",
+            "PACELINE_GOOGLE_TOKEN_URL": f"{google}/token",
+            "PACELINE_GOOGLE_REVOKE_URL": f"{google}/revoke",
+            "PACELINE_GOOGLE_USERINFO_URL": f"{google}/v1/userinfo",
+            "PACELINE_GMAIL_API_URL": google,
+        }
+    if "graph_twin" in site.ports:
+        microsoft = _url(site, "graph_twin")
+        settings |= {
+            "PACELINE_MICROSOFT_LOGIN_URL": microsoft,
+            "PACELINE_GRAPH_API_URL": microsoft,
+        }
+    chosen = {f"PACELINE_{name.upper()}" for name in OAuthEndpoints.model_fields}
+    return settings | {name: value for name, value in os.environ.items() if name in chosen}
 
 
 def _url(site: Site, service: str) -> str:
