@@ -17,7 +17,8 @@ from paceline_providers.smtp import SmtpProvider
 class Factory(Protocol):
     """Builds the provider of one mailbox from its stored settings and its opened credential.
 
-    Raises `msgspec.ValidationError` for settings of another shape.
+    `tokens` are those of a grant, where the node is signed in to with one. Raises
+    `msgspec.ValidationError` for settings of another shape.
     """
 
     def __call__(
@@ -26,6 +27,7 @@ class Factory(Protocol):
         credential: Mapping[str, Any],
         hosts: HostPolicy,
         ca_file: Path | None = None,
+        tokens: Tokens | None = None,
     ) -> Provider: ...
 
 

@@ -13,7 +13,6 @@ import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
@@ -42,8 +41,11 @@ from paceline_providers.base import (
 )
 from paceline_providers.classes import OutcomeClass, Phase, enhanced_status, rule_for
 from paceline_providers.hosts import HostPolicy, HostRefused
+from paceline_providers.proof import TokenRefused, Tokens, TokenUnavailable
+from paceline_providers.smtp_auth import Auth, NotOffered, sign_in
+from paceline_providers.tls import TlsVersion, context
 
-TlsMode = Literal["implicit", "starttls", "none"]
+TlsMode = Literal["implicit", "starttls", "starttls_optional", "none"]
 _Reached = Literal["greeting", "commands", "tls", "auth"]
 
 _BLOCK_BYTES: Final = 64 * 1024
@@ -57,17 +59,21 @@ _QUEUED_AS: Final = re.compile(r"\bqueued as <?([^\s<>;,]+)|\bid=([^\s<>;,]+)", 
 
 
 class SmtpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
-    """Where and how to submit. `tls="none"` sends all in the clear and is never a fallback.
+    """Where and how to submit.
 
-    `auth`: how the password is given; "auto" takes PLAIN, else LOGIN. Without a
-    `username` there is no sign-in.
+    `tls="none"` sends all in the clear and is never a fallback; "starttls_optional" does so
+    when the server offers no TLS, which whoever sits in between can arrange. `auth`: see
+    `smtp_auth.sign_in`. Without a `username` there is no sign-in. `tls_verify=False` takes
+    any certificate.
     """
 
     host: str
     port: int
     tls: TlsMode
     username: str | None = None
-    auth: Literal["auto", "plain", "login"] = "auto"
+    auth: Auth = "auto"
+    tls_min: TlsVersion = "1.2"
+    tls_verify: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +92,17 @@ class Timeouts:
 
 @dataclass(frozen=True)
 class SmtpProvider:
-    """One mailbox's SMTP submission host. `ca_file` is trusted besides the system's CAs."""
+    """One mailbox's SMTP submission host. `ca_file` is trusted besides the system's CAs.
+
+    `tokens` sign in instead of the password.
+    """
 
     settings: SmtpSettings
     password: str | None = field(repr=False)
     hosts: HostPolicy
     ca_file: Path | None = None
     timeouts: Timeouts = field(default_factory=Timeouts)
+    tokens: Tokens | None = None
 
     @classmethod
     def of(
@@ -101,14 +111,14 @@ class SmtpProvider:
         credential: Mapping[str, Any],
         hosts: HostPolicy,
         ca_file: Path | None = None,
+        tokens: Tokens | None = None,
     ) -> "SmtpProvider":
         """Build from stored JSON (`v_mailbox_send.smtp` and the opened credential).
 
         Raises `msgspec.ValidationError` for settings of another shape.
         """
-        return cls(
-            msgspec.convert(settings, SmtpSettings), credential.get("password"), hosts, ca_file
-        )
+        read = msgspec.convert(settings, SmtpSettings)
+        return cls(read, credential.get("password"), hosts, ca_file, tokens=tokens)
 
     async def open(self) -> Session | Unsent:
         """Resolve, connect, greet, TLS, sign in; the session, or why there is none."""
@@ -131,7 +141,9 @@ class SmtpProvider:
             start_tls=False,
             # aiosmtplib would look up our own name in the DNS.
             local_hostname=_literal(dialled),
-            tls_context=None if self.settings.tls == "none" else tls_context(self.ca_file),
+            tls_context=None
+            if self.settings.tls == "none"
+            else context(self.ca_file, self.settings.tls_min, self.settings.tls_verify),
             timeout=self.timeouts.sign_in,
         )
         reached: _Reached = "greeting"
@@ -139,7 +151,9 @@ class SmtpProvider:
             await client.connect(timeout=self.timeouts.greeting)
             reached = "commands"
             await client.ehlo()
-            if self.settings.tls == "starttls":
+            if self.settings.tls == "starttls" or (
+                self.settings.tls == "starttls_optional" and client.supports_extension("starttls")
+            ):
                 reached = "tls"
                 await client.starttls()
                 # What was said in the clear counts no more (RFC 3207 §4.2).
@@ -185,16 +199,16 @@ class SmtpProvider:
         return failure
 
     async def _sign_in(self, client: aiosmtplib.SMTP, username: str) -> Unsent | None:
-        wanted = ("plain", "login") if self.settings.auth == "auto" else (self.settings.auth,)
-        offered = [method for method in wanted if method in client.server_auth_methods]
-        if not offered:
-            text = "the server offers none of AUTH " + " ".join(wanted).upper()
-            return Unsent("auth_failed", OutcomeClass.CONFIG, text=text)
+        secret = self.tokens or self.password or ""
+        encrypted = client.get_transport_info("sslcontext") is not None
         try:
-            if offered[0] == "plain":
-                await client.auth_plain(username, self.password or "")
-            else:
-                await client.auth_login(username, self.password or "")
+            await sign_in(client, username, secret, self.settings.auth, encrypted=encrypted)
+        except NotOffered as unfit:
+            return Unsent("auth_failed", OutcomeClass.CONFIG, text=str(unfit))
+        except TokenRefused as refusal:
+            return Unsent("auth_failed", OutcomeClass.AUTH, text=str(refusal))
+        except TokenUnavailable as failure:
+            return Unsent("connect_timeout", OutcomeClass.SOFT, text=str(failure))
         except SMTPAuthenticationError as refusal:
             reply = _Reply.of(refusal)
             return Unsent("auth_failed", reply.means("auth"), reply.code, reply.status, reply.text)
@@ -442,16 +456,6 @@ def wire_form(message: bytes) -> bytes:
     if not message.endswith(b"\r\n"):
         message += b"\r\n"
     return _LEADING_DOT.sub(b"..", message)
-
-
-@cache
-def tls_context(ca_file: Path | None) -> ssl.SSLContext:
-    """Return the one client context: TLS 1.2 or later, names checked, `ca_file` trusted too."""
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if ca_file is not None:
-        context.load_verify_locations(cafile=ca_file)
-    return context
 
 
 def _unfit(text: str) -> Rejected:
