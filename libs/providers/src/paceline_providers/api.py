@@ -326,6 +326,9 @@ class _Request:
 def _no_token(failure: TokenRefused | TokenUnavailable) -> Lost:
     if isinstance(failure, TokenRefused):
         return Lost("nothing", "auth_failed", OutcomeClass.AUTH, str(failure))
+    if failure.outcome_class is OutcomeClass.CONFIG:
+        # The app's, not the mailbox's: its operator has to act.
+        return Lost("nothing", "auth_failed", OutcomeClass.CONFIG, str(failure))
     return Lost("nothing", "connect_timeout", OutcomeClass.SOFT, str(failure))
 
 

@@ -7,7 +7,7 @@ only by destroying the fence. Everything else proves nothing.
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Final, Protocol
 
 from paceline_providers.base import Capabilities, Fence, Provider
 from paceline_providers.classes import OutcomeClass
@@ -100,7 +100,21 @@ class TokenRefused(Exception):
 
 
 class TokenUnavailable(Exception):
-    """No token can be had just now; `str()` says why."""
+    """No token can be had just now; `str()` says why.
+
+    `outcome_class` is `CONFIG` where the operator of the OAuth app has to mend something:
+    every mailbox of that app waits for them. `retry_after` is the server's own wish.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        outcome_class: OutcomeClass = OutcomeClass.SOFT,
+        retry_after: timedelta | None = None,
+    ) -> None:
+        super().__init__(text)
+        self.outcome_class: Final = outcome_class
+        self.retry_after: Final = retry_after
 
 
 Now = Callable[[], datetime]

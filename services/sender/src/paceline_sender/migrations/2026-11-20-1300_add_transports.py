@@ -1,5 +1,9 @@
 """Add refreshed tokens, drafts as fences, and what a provider made of a message."""
 
+from alembic import op
+
+from paceline_common.tokens import create_token_table
+
 revision = "202611201300"
 down_revision = "202611200900"
 
@@ -7,4 +11,22 @@ SCHEMA = "sender"
 
 
 def upgrade() -> None:
-    pass
+    create_token_table(op, SCHEMA)
+    # What the attempt was to send, where that was a draft: kind, draft_id, provider_message_id.
+    op.execute("ALTER TABLE sender.attempt ADD COLUMN draft jsonb")
+    # What recipients see where the provider rewrote it, and the provider's conversation:
+    # the latter means something in that mailbox only.
+    op.execute(
+        """
+        ALTER TABLE sender.message
+            ADD COLUMN sent_message_id text,
+            ADD COLUMN thread_id text,
+            ADD COLUMN thread_mailbox_id bigint,
+            ADD CONSTRAINT message_thread_check
+                CHECK (thread_id IS NULL OR thread_mailbox_id IS NOT NULL)
+        """
+    )
+    op.execute(
+        "CREATE INDEX message_workspace_id_sent_message_id_idx"
+        " ON sender.message (workspace_id, sent_message_id) WHERE sent_message_id IS NOT NULL"
+    )

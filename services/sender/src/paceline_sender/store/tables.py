@@ -1,15 +1,18 @@
 """The sender's tables: what was tried, what was written, and who is alive."""
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import CheckConstraint, Identity, Index, Integer, Text, Uuid, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
 from paceline_common.db.tables import common_tables, declarative_base
+from paceline_common.tokens import token_table
 
 Base = declarative_base("sender")
 COMMON = common_tables(Base)
+TOKENS = token_table(Base)
 
 
 class Attempt(Base):  # type: ignore[misc, valid-type]
@@ -18,8 +21,10 @@ class Attempt(Base):  # type: ignore[misc, valid-type]
     A claimed one (`claimed_at`) is written in the transaction of its claim, once
     per job and fence, and has no outcome until the provider answered. One without
     a claim ended before anything could leave: connecting, signing in, rendering,
-    or the claim itself refused. `text` is the server's own answer and may quote
-    the recipient's address: it leaves by `v_send_log` only.
+    or the claim itself refused. `draft` is what it was to send where the provider
+    has drafts: `kind`, `draft_id`, `provider_message_id`; destroying it proves the
+    try unsent. `text` is the server's own answer and may quote the recipient's
+    address: it leaves by `v_send_log` only.
     """
 
     __tablename__ = "attempt"
@@ -76,19 +81,29 @@ class Attempt(Base):  # type: ignore[misc, valid-type]
     status: Mapped[str | None]
     text: Mapped[str | None]
     provider_message_id: Mapped[str | None]
+    draft: Mapped[dict[str, Any] | None]
 
 
 class Message(Base):  # type: ignore[misc, valid-type]
     """The message of a job, written with its first claim; its `message_id` never changes.
 
     `submitted_at` is set when a provider accepted it: only then it is part of
-    the conversation.
+    the conversation. `sent_message_id` is what recipients see where the provider
+    rewrote it, and null otherwise. `provider_message_id` and `thread_id` mean
+    something in the mailbox `thread_mailbox_id` only.
     """
 
     __tablename__ = "message"
     __table_args__ = (
         Index(None, "workspace_id", "message_id", unique=True),
         Index(None, "workspace_id", "enrollment_id", "step"),
+        Index(
+            None,
+            "workspace_id",
+            "sent_message_id",
+            postgresql_where=text("sent_message_id IS NOT NULL"),
+        ),
+        CheckConstraint("thread_id IS NULL OR thread_mailbox_id IS NOT NULL", name="thread"),
     )
 
     workspace_id: Mapped[int] = mapped_column(primary_key=True)
@@ -102,6 +117,10 @@ class Message(Base):  # type: ignore[misc, valid-type]
     subject: Mapped[str]
     references_: Mapped[list[str]] = mapped_column(ARRAY(Text))
     submitted_at: Mapped[datetime | None]
+    variant: Mapped[str | None]
+    sent_message_id: Mapped[str | None]
+    thread_id: Mapped[str | None]
+    thread_mailbox_id: Mapped[int | None]
 
 
 class Instance(Base):  # type: ignore[misc, valid-type]
