@@ -15,7 +15,7 @@ from paceline_common.keys import KeyService
 from paceline_common.telemetry import Metrics
 from paceline_local.stack import Stack
 from paceline_providers.hosts import HostPolicy
-from paceline_reply.app import resolver, tls_context
+from paceline_reply.app import resolver, tls_contexts
 from paceline_reply.metrics import METRICS
 from paceline_reply.reader import Parts
 from paceline_reply.receive import Receiver
@@ -81,7 +81,7 @@ async def parts(settings: ReplySettings, stack: Stack) -> AsyncIterator[Parts]:
                 thread_life=timedelta(days=settings.thread_life_days),
             ),
             resolve=resolver(HostPolicy(settings.host_allowlist)),
-            tls=tls_context(settings),
+            tls=tls_contexts(settings),
             threads=threads,
         )
     threads.shutdown()

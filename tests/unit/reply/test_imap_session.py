@@ -5,11 +5,13 @@ import contextlib
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from paceline_local import certificate
+from paceline_providers.tls import context
 from paceline_reply.sources.imap import Endpoint, ImapError, ImapSession, open_session
 
 GREETING = b"* OK [CAPABILITY IMAP4rev1 IDLE] hello\r\n"
@@ -86,7 +88,7 @@ async def signed_in(
         Endpoint("localhost", script.port, "none" if ca_file is None else "implicit", username),
         password,
         resolve=resolve,
-        tls=ssl.create_default_context(cafile=ca_file),
+        tls=partial(context, ca_file),
         threads=threads,
     )
 

@@ -1,14 +1,15 @@
 """Reply's questions under `/internal`."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter
 from pydantic import Base64Bytes, BaseModel, Field
 
 from paceline_common.http import REQUEST_INVALID, Problem, public_id
 from paceline_common.keys import SealBroken
+from paceline_providers.tls import TlsVersion
 from paceline_reply.probe import Prober
-from paceline_reply.sources.imap import Endpoint
+from paceline_reply.sources.imap import Auth, Endpoint, Tls
 
 
 class Imap(BaseModel):
@@ -16,8 +17,11 @@ class Imap(BaseModel):
 
     host: Annotated[str, Field(min_length=1, max_length=253)]
     port: Annotated[int, Field(ge=1, le=65535)]
-    tls: Literal["implicit", "starttls", "none"]
+    tls: Tls
     username: Annotated[str, Field(min_length=1, max_length=320)]
+    auth: Auth = "auto"
+    tls_min: TlsVersion = "1.2"
+    tls_verify: bool = True
 
 
 class ProbeRequest(BaseModel):

@@ -1,21 +1,22 @@
 """The one place that knows everything: reply's parts, put together."""
 
-import ssl
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 
 import stamina
 
 from paceline_common.service import Service
 from paceline_providers.hosts import HostPolicy, HostRefused
+from paceline_providers.tls import context
 from paceline_reply import api, consumers
 from paceline_reply.metrics import METRICS
 from paceline_reply.probe import Prober
 from paceline_reply.reader import Parts, Readers
 from paceline_reply.receive import Receiver
 from paceline_reply.settings import ReplySettings
-from paceline_reply.sources.imap import ImapError, Resolve
+from paceline_reply.sources.imap import Contexts, ImapError, Resolve
 
 
 def build(settings: ReplySettings) -> Service:
@@ -24,7 +25,7 @@ def build(settings: ReplySettings) -> Service:
     # The readers say themselves why they try again.
     stamina.instrumentation.set_on_retry_hooks([])
     resolve = resolver(HostPolicy(settings.host_allowlist))
-    tls = tls_context(settings)
+    tls = tls_contexts(settings)
     receiver = Receiver(
         db=service.db,
         outbox=service.outbox,
@@ -73,12 +74,9 @@ def resolver(policy: HostPolicy) -> Resolve:
     return resolve
 
 
-def tls_context(settings: ReplySettings) -> ssl.SSLContext:
-    """Return the verifying context for IMAP servers: the system's CAs, and the one configured."""
-    context = ssl.create_default_context()
-    if settings.tls_ca_file is not None:
-        context.load_verify_locations(settings.tls_ca_file)
-    return context
+def tls_contexts(settings: ReplySettings) -> Contexts:
+    """Return what makes contexts for IMAP servers: the system's CAs, and the one configured."""
+    return partial(context, settings.tls_ca_file)
 
 
 def run() -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import ssl
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from typing import Final
@@ -11,7 +10,14 @@ from paceline_common.keys import KeyService
 from paceline_providers.base import REMEDIES, ProbeCode, ProbeResult, probe_result
 from paceline_reply.domain.inbound import read
 from paceline_reply.receive import PROBE_HEADER
-from paceline_reply.sources.imap import Endpoint, ImapError, ImapSession, Resolve, open_session
+from paceline_reply.sources.imap import (
+    Contexts,
+    Endpoint,
+    ImapError,
+    ImapSession,
+    Resolve,
+    open_session,
+)
 
 _LOOK_EVERY_S: Final = 0.5
 # The words of paceline_providers.base are about sending.
@@ -30,7 +36,7 @@ class Prober:
     """Tests mailboxes that are not saved yet."""
 
     def __init__(
-        self, *, keys: KeyService, resolve: Resolve, tls: ssl.SSLContext, threads: Executor
+        self, *, keys: KeyService, resolve: Resolve, tls: Contexts, threads: Executor
     ) -> None:
         self._keys = keys
         self._resolve = resolve

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import ssl
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,6 +20,7 @@ from paceline_reply.receive import Mailbox, Receiver
 from paceline_reply.settings import ReplySettings
 from paceline_reply.sources.imap import (
     FETCH_BATCH,
+    Contexts,
     Endpoint,
     ImapError,
     ImapSession,
@@ -52,7 +52,7 @@ class Parts:
     metrics: Metrics
     receiver: Receiver
     resolve: Resolve
-    tls: ssl.SSLContext
+    tls: Contexts
     threads: Executor
 
 
@@ -152,10 +152,9 @@ class Reader:
             )
         except (SealBroken, KeyDenied) as error:
             raise ImapError("credential_unreadable", str(error)) from None
-        imap: dict[str, Any] = row.imap
         return (
             Mailbox(self._workspace_id, self._mailbox_id, row.email.lower()),
-            Endpoint(imap["host"], imap["port"], imap["tls"], imap["username"]),
+            Endpoint.of(row.imap),
             json.loads(opened)["password"],
         )
 

@@ -7,11 +7,12 @@ the event loop watches the socket. The README says why it is not aioimaplib.
 
 import asyncio
 import contextlib
+import hmac
 import imaplib
 import io
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -19,6 +20,8 @@ from typing import Any, Final, Literal, TypeVar, cast
 
 from imapclient import IMAPClient, SocketTimeout
 from imapclient.exceptions import IMAPClientError, LoginError
+
+from paceline_providers.tls import TlsVersion
 
 T = TypeVar("T")
 
@@ -34,18 +37,33 @@ _NOT_NOW: Final = (
     "unavailable", "rate limit", "throttl",
 )  # fmt: skip
 
-Tls = Literal["implicit", "starttls", "none"]
+Tls = Literal["implicit", "starttls", "starttls_optional", "none"]
+Auth = Literal["auto", "plain", "login", "cram-md5", "xoauth2", "oauthbearer"]
+# The context for a node's oldest version of TLS and whether its certificate is looked at.
+Contexts = Callable[[TlsVersion, bool], ssl.SSLContext]
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a mailbox is read, and as whom."""
+    """Where a mailbox is read, and as whom.
+
+    `auth` with `xoauth2` or `oauthbearer` signs in with an access token. `starttls_optional`
+    goes on in the clear when the server offers no TLS.
+    """
 
     host: str
     port: int
     tls: Tls
     username: str
+    auth: Auth = "auto"
+    tls_min: TlsVersion = "1.2"
+    tls_verify: bool = True
+
+    @classmethod
+    def of(cls, imap: Mapping[str, Any]) -> "Endpoint":
+        """Return what stored settings (`v_mailbox_read.imap`) say."""
+        return cls(**{name: imap[name] for name in cls.__slots__ if name in imap})
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,19 +199,21 @@ class ImapSession:
 
 async def open_session(
     endpoint: Endpoint,
-    password: str,
+    secret: str,
     *,
     resolve: Resolve,
-    tls: ssl.SSLContext,
+    tls: Contexts,
     threads: Executor,
 ) -> ImapSession:
     """Connect and sign in; raise `ImapError`, or what `resolve` raises.
 
-    `resolve` gives the addresses to dial, in order; TLS is checked against the host's name.
+    `secret` is the password, or the access token where `endpoint.auth` wants one. `resolve`
+    gives the addresses to dial, in order; TLS is checked against the host's name.
     """
     addresses = await resolve(endpoint.host, endpoint.port)
     loop = asyncio.get_running_loop()
-    opening = loop.run_in_executor(threads, _open, endpoint, password, addresses, tls)
+    context = tls(endpoint.tls_min, endpoint.tls_verify)
+    opening = loop.run_in_executor(threads, _open, endpoint, secret, addresses, context)
     try:
         client = await asyncio.shield(opening)
     except asyncio.CancelledError:
@@ -208,27 +228,25 @@ def _abandon(opening: "asyncio.Future[_Client]") -> None:
 
 
 def _open(
-    endpoint: Endpoint, password: str, addresses: Sequence[str], tls: ssl.SSLContext
+    endpoint: Endpoint, secret: str, addresses: Sequence[str], tls: ssl.SSLContext
 ) -> "_Client":
     client = _translated(_Client, (endpoint, addresses, tls))
     try:
-        if endpoint.tls == "starttls":
+        if endpoint.tls == "starttls" or (
+            endpoint.tls == "starttls_optional"
+            and _translated(client.has_capability, ("STARTTLS",))
+        ):
             _translated(client.starttls, (tls,))
-        _sign_in(client, endpoint.username, password)
+        _sign_in(client, endpoint, secret)
     except ImapError:
         client.socket().close()
         raise
     return client
 
 
-def _sign_in(client: "_Client", username: str, password: str) -> None:
+def _sign_in(client: "_Client", endpoint: Endpoint, secret: str) -> None:
     try:
-        if client.has_capability("AUTH=PLAIN"):
-            client.plain_login(username, password)
-        else:
-            # imaplib quotes the password only.
-            escaped = username.replace("\\", "\\\\").replace('"', '\\"')
-            client.login(f'"{escaped}"', password)
+        _authenticate(client, endpoint, secret)
     except LoginError as error:
         # imapclient calls everything that goes wrong here a LoginError.
         if isinstance(error.__context__, imaplib.IMAP4.abort):
@@ -238,6 +256,36 @@ def _sign_in(client: "_Client", username: str, password: str) -> None:
         raise ImapError("auth_failed" if refused else "protocol_error", words) from None
     except (IMAPClientError, OSError, ValueError) as error:
         raise _failure(error) from None
+
+
+def _authenticate(client: "_Client", endpoint: Endpoint, secret: str) -> None:
+    username = endpoint.username
+    wanted: tuple[Auth, ...] = (endpoint.auth,)
+    if endpoint.auth == "auto":
+        # In the clear CRAM-MD5 comes first, for it keeps the password to itself.
+        encrypted = isinstance(client.socket(), ssl.SSLSocket)
+        plain: tuple[Auth, ...] = ("plain", "login")
+        wanted = (*plain, "cram-md5") if encrypted else ("cram-md5", *plain)
+    offered = [one for one in wanted if client.has_capability(f"AUTH={one.upper()}")]
+    if not offered and "login" in wanted:
+        # A command of its own, which needs no capability (RFC 3501 §6.2.3).
+        offered = ["login"]
+    match offered:
+        case ["plain", *_]:
+            client.plain_login(username, secret)
+        case ["login", *_]:
+            # imaplib quotes the password only.
+            escaped = username.replace("\\", "\\\\").replace('"', '\\"')
+            client.login(f'"{escaped}"', secret)
+        case ["cram-md5", *_]:
+            client.cram_md5_login(username, secret)
+        case ["xoauth2", *_]:
+            client.oauth2_login(username, secret)
+        case ["oauthbearer", *_]:
+            client.oauthbearer_login(username, secret)
+        case _:
+            words = " ".join(f"AUTH={one.upper()}" for one in wanted)
+            raise ImapError("auth_failed", f"the server offers none of {words}")
 
 
 def _translated(call: Callable[..., T], arguments: tuple[Any, ...]) -> T:
@@ -321,6 +369,17 @@ class _Client(IMAPClient):  # type: ignore[misc]
 
     def _create_IMAP4(self) -> imaplib.IMAP4:  # noqa: N802 - imapclient's name
         return _Dialled(self.host, self._addresses, self.port, self._tls_context)
+
+    def cram_md5_login(self, username: str, password: str) -> None:
+        """Sign in without telling the password (RFC 2195)."""
+
+        def answer(challenge: bytes) -> str:
+            return f"{username} {hmac.new(password.encode(), challenge, 'md5').hexdigest()}"
+
+        try:
+            self._command_and_check("authenticate", "CRAM-MD5", answer)
+        except IMAPClientError as error:
+            raise LoginError(str(error)) from error
 
     def has_news(self) -> bool:
         """Return whether INBOX has grown, by the server's word, since `forget_news`."""
