@@ -14,6 +14,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from paceline_common import mime
+
 Action = Literal["failed", "delayed", "delivered", "relayed", "expanded"]
 
 ACTIONS: Final[tuple[Action, ...]] = ("failed", "delayed", "delivered", "relayed", "expanded")
@@ -70,7 +72,7 @@ class Report:
 
 def read(raw: bytes) -> Report:
     """Read a report; one without machine-readable part has no `recipients`."""
-    message = _parse(raw)
+    message = mime.parse(raw)
     texts = list(_texts(message))
     # What returns the message may be a part, a copy in the text, or encoded: look at all of it.
     quoted = "\n".join([raw.partition(b"\n\n")[2].decode("latin-1"), *texts])
@@ -108,19 +110,6 @@ def reported(
         )
         for address in sorted({*failed, *delayed})
     )
-
-
-def _parse(raw: bytes) -> email.message.Message:
-    try:
-        message = email.message_from_bytes(raw, policy=email.policy.compat32)
-        for _ in message.walk():
-            pass
-    except RecursionError:
-        # Hundreds of nested levels: no report.
-        return email.parser.BytesParser(policy=email.policy.compat32).parsebytes(
-            raw, headersonly=True
-        )
-    return message
 
 
 def _texts(message: email.message.Message) -> Iterator[str]:

@@ -5,8 +5,6 @@ unreadable parts left out.
 """
 
 import email.message
-import email.parser
-import email.policy
 import html
 import re
 from collections.abc import Iterator, Mapping
@@ -15,6 +13,8 @@ from email.errors import HeaderParseError
 from email.header import decode_header
 from email.utils import getaddresses
 from typing import Final
+
+from paceline_common import mime
 
 _MESSAGE_ID: Final = re.compile(r"<[^<>\s]{1,990}>")
 # What no text column and no reader of a log wants.
@@ -73,7 +73,7 @@ class Inbound:
 
 def read(raw: bytes) -> Inbound:
     """Read a message (RFC 5322) or anything else; never raises."""
-    message = _parse(raw)
+    message = mime.parse(raw)
     collected: dict[str, list[str]] = {}
     for name, value in message.items():
         collected.setdefault(name.lower(), []).append(_decoded(str(value)))
@@ -92,20 +92,6 @@ def read(raw: bytes) -> Inbound:
         part_types=tuple(part.get_content_type() for part in _parts(message)),
         text=_text(message),
     )
-
-
-def _parse(raw: bytes) -> email.message.Message:
-    try:
-        message = email.message_from_bytes(raw, policy=email.policy.compat32)
-        # Walk once: what is nested too deeply to parse may also be too deep to walk.
-        for _ in message.walk():
-            pass
-    except RecursionError:
-        # Nested hundreds of levels deep, which no mail client does: its headers must do.
-        return email.parser.BytesParser(policy=email.policy.compat32).parsebytes(
-            raw, headersonly=True
-        )
-    return message
 
 
 def _decoded(value: str) -> str:
