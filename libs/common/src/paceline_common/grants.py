@@ -95,7 +95,8 @@ PRINCIPALS: Final[tuple[Principal, ...]] = (
         "sender",
         views=(
             "gateway.v_workspace", "gateway.v_mailbox", "gateway.v_mailbox_send",
-            "gateway.v_campaign", "gateway.v_step", "scheduler.v_job_content", "scheduler.v_lead",
+            "gateway.v_campaign", "gateway.v_step", "gateway.v_attachment",
+            "scheduler.v_job_content", "scheduler.v_lead",
         ),
         functions=(
             "scheduler.claim_send", "scheduler.finish_send", "scheduler.suspend",

@@ -25,6 +25,7 @@ from paceline_gateway.domain.provider import KINDS, PROVIDERS
 from paceline_gateway.domain.routing import ESP_MATCHES, ROTATIONS, STICKINESSES
 
 SCHEMA: Final = "gateway"
+ENCODINGS: Final = ("quoted-printable", "base64")
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import DeclarativeBase as Base
@@ -52,7 +53,8 @@ class Workspace(Base):
     """A tenant. `timezone`, `country` and `region` are its mailboxes' unless they say otherwise.
 
     The next three say how hard leads may be pressed; `min_days_between` lies
-    between two campaigns' messages to one lead. `version` counts changes of all these.
+    between two campaigns' messages to one lead. `headers`, [[name, value], …], go into
+    each of its messages. `version` counts changes of all these.
     """
 
     __tablename__ = "workspace"
@@ -69,6 +71,7 @@ class Workspace(Base):
     parallel_campaigns: Mapped[bool] = mapped_column(server_default=text("false"))
     min_days_between: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     company_stop: Mapped[bool] = mapped_column(server_default=text("false"))
+    headers: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"))
     version: Mapped[int] = mapped_column(Integer, server_default=text("1"))
     is_active: Mapped[bool] = mapped_column(server_default=text("true"))
     created_at: Mapped[datetime] = _created()
@@ -144,6 +147,7 @@ class Mailbox(Base):
             name="credentials",
         ),
         CheckConstraint("deleted_at IS NULL OR NOT is_active", name="deleted"),
+        _one_of("encoding", ENCODINGS),
         CheckConstraint(
             "CASE WHEN kind = 'smtp' THEN smtp IS NOT NULL AND imap IS NOT NULL"
             " ELSE smtp IS NULL AND imap IS NULL"
@@ -184,6 +188,13 @@ class Mailbox(Base):
     read_probe_ok: Mapped[bool | None]
     read_probe_code: Mapped[str | None]
     read_probed_at: Mapped[datetime | None]
+    # What it puts into its messages.
+    signature_text: Mapped[str | None]
+    signature_html: Mapped[str | None]
+    headers: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"))
+    return_path: Mapped[str | None]
+    encoding: Mapped[str] = mapped_column(server_default="quoted-printable")
+    tracking_domain: Mapped[str | None]
     connected_at: Mapped[datetime] = _created()
     deleted_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = _created()
@@ -267,6 +278,8 @@ class Campaign(Base):
     tier_after_s: Mapped[list[int | None]] = mapped_column(
         ARRAY(Integer), server_default=text("'{}'::integer[]")
     )
+    track_opens: Mapped[bool] = mapped_column(server_default=text("false"))
+    track_clicks: Mapped[bool] = mapped_column(server_default=text("false"))
     start_at: Mapped[datetime | None]
     started_at: Mapped[datetime | None]
     version: Mapped[int] = mapped_column(Integer, server_default=text("1"))
@@ -292,7 +305,11 @@ class CampaignTier(Base):
 
 
 class Step(Base):
-    """A message of a campaign, sent `delay_s` after its predecessor (step 1: after enrollment)."""
+    """A message of a campaign, sent `delay_s` after its predecessor (step 1: after enrollment).
+
+    With `variants` (objects of name, weight, subject, text, html) one of them is
+    drawn for each job; without, the step's own content is sent.
+    """
 
     __tablename__ = "step"
     __table_args__ = (
@@ -310,7 +327,89 @@ class Step(Base):
     subject: Mapped[str]
     text_template: Mapped[str]
     html_template: Mapped[str | None]
+    variants: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"))
     version: Mapped[int] = mapped_column(Integer, server_default=text("1"))
+
+
+class Attachment(Base):
+    """A file that steps send along; its content lies sealed in the object storage.
+
+    `uploading` until it lies there, `deleted` until it is gone from there: in
+    neither state may a step name it. `digest` is the content's SHA-256. With a
+    `content_id` it stands inline in the HTML (`cid:…`).
+    """
+
+    __tablename__ = "attachment"
+    __table_args__ = (
+        _in_workspace(of="workspace"),
+        _one_of("state", ("uploading", "stored", "deleted")),
+        CheckConstraint("size >= 0", name="size"),
+        CheckConstraint("octet_length(digest) = 32", name="digest"),
+        Index("attachment_unsettled_idx", "created_at", postgresql_where=text("state <> 'stored'")),
+    )
+
+    workspace_id: Mapped[int] = mapped_column(primary_key=True)
+    # Drawn before the row exists: the content's seal names it.
+    attachment_id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    filename: Mapped[str]
+    content_type: Mapped[str]
+    size: Mapped[int]
+    digest: Mapped[bytes]
+    content_id: Mapped[str | None]
+    storage_key: Mapped[str]
+    state: Mapped[str] = mapped_column(server_default="uploading")
+    created_at: Mapped[datetime] = _created()
+
+
+class StepAttachment(Base):
+    """A file that a step sends along; `position` orders them."""
+
+    __tablename__ = "step_attachment"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["workspace_id", "step_id"],
+            [f"{SCHEMA}.step.workspace_id", f"{SCHEMA}.step.step_id"],
+            ondelete="CASCADE",
+        ),
+        _in_workspace("attachment_id", of="attachment"),
+        Index(None, "workspace_id", "attachment_id"),
+    )
+
+    workspace_id: Mapped[int] = mapped_column(primary_key=True)
+    step_id: Mapped[int] = mapped_column(primary_key=True)
+    attachment_id: Mapped[int] = mapped_column(primary_key=True)
+    position: Mapped[int] = mapped_column(Integer)
+
+
+class Tracked(Base):
+    """That a message was opened, or a link of it followed: each once, with how often.
+
+    `link` counts the message's links from 1; an open has none (0).
+    """
+
+    __tablename__ = "tracked"
+    __table_args__ = (
+        _in_workspace(of="workspace"),
+        _one_of("kind", ("open", "click")),
+        CheckConstraint(
+            "CASE kind WHEN 'open' THEN link = 0 AND url IS NULL"
+            " ELSE link > 0 AND url IS NOT NULL END",
+            name="link",
+        ),
+        Index(None, "workspace_id", "campaign_id"),
+    )
+
+    workspace_id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    link: Mapped[int] = mapped_column(Integer, primary_key=True)
+    url: Mapped[str | None]
+    enrollment_id: Mapped[int | None]
+    campaign_id: Mapped[int | None]
+    step: Mapped[int | None] = mapped_column(Integer)
+    times: Mapped[int] = mapped_column(Integer, server_default=text("1"))
+    first_at: Mapped[datetime]
+    last_at: Mapped[datetime]
 
 
 class ShapingRule(Base):

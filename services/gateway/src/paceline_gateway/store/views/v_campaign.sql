@@ -4,7 +4,8 @@ CREATE OR REPLACE VIEW gateway.v_campaign WITH (security_barrier) AS
 SELECT
     c.workspace_id, c.campaign_id, c.name, c.type, c.status, c.start_at, c.version, c.stickiness,
     coalesce(t.tiers, '[]'::jsonb) AS tiers,
-    c.min_health, c.reassign_after_s, c.esp_match, c.allow_parallel
+    c.min_health, c.reassign_after_s, c.esp_match, c.allow_parallel,
+    c.track_opens, c.track_clicks
 FROM gateway.campaign AS c
 LEFT JOIN LATERAL (
     SELECT

@@ -1,6 +1,7 @@
 -- Purpose: settings of mailboxes without secrets, for everyone who paces, sends or reads.
 -- `policy` holds only what was set; absent keys are the defaults of DESIGN §5. The workspace's
--- region says nothing about a mailbox in another country.
+-- region says nothing about a mailbox in another country. `headers` are [[name, value], ...], after
+-- the workspace's. `tracking_domain` is null where opens and clicks are never tracked.
 CREATE OR REPLACE VIEW gateway.v_mailbox WITH (security_barrier) AS
 SELECT
     m.workspace_id, m.mailbox_id, m.email, m.domain, m.display_name, m.reply_to, m.kind,
@@ -11,6 +12,7 @@ SELECT
         m.policy ->> 'region',
         CASE WHEN coalesce(m.policy ->> 'country', w.country) = w.country THEN w.region END
     ) AS region,
-    m.connected_at
+    m.connected_at, m.signature_text, m.signature_html, m.headers, m.return_path, m.encoding,
+    m.tracking_domain
 FROM gateway.mailbox AS m
 JOIN gateway.workspace AS w USING (workspace_id);
