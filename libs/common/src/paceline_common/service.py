@@ -151,7 +151,11 @@ class Service:
         telemetry.configure_tracing(
             self.name, endpoint=self.settings.otlp_endpoint, ratio=self.settings.trace_ratio
         )
-        failpoints.configure(self.settings.failpoints, extra_names=self._failpoint_names)
+        failpoints.configure(
+            self.settings.failpoints,
+            extra_names=self._failpoint_names,
+            orders=self.settings.failpoints_dir,
+        )
         sys.exit(uvloop.run(self.main()))
 
     async def main(self) -> int:

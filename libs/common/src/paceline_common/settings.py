@@ -57,6 +57,7 @@ class ServiceSettings(BaseSettings):
     otlp_endpoint: str | None = None
     trace_ratio: float = Field(default=0.01, ge=0, le=1)
     failpoints: str = ""
+    failpoints_dir: Path | None = None
     drain_grace_s: float = Field(default=20.0, ge=0)
 
     @classmethod

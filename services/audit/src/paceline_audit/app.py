@@ -2,6 +2,7 @@
 
 from paceline_audit.append import audit_recorded
 from paceline_audit.checkpoint import Checkpointer
+from paceline_audit.failpoints import FAILPOINTS
 from paceline_audit.metrics import METRICS
 from paceline_audit.settings import AuditSettings
 from paceline_common.service import Service
@@ -9,7 +10,7 @@ from paceline_common.service import Service
 
 def build(settings: AuditSettings) -> Service:
     """Return audit, ready to run."""
-    service = Service("audit", settings, metrics=METRICS)
+    service = Service("audit", settings, metrics=METRICS, failpoint_names=frozenset(FAILPOINTS))
     checkpointer = Checkpointer(
         db=service.db,
         keys=service.keys,

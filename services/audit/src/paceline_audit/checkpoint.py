@@ -9,7 +9,7 @@ import contextlib
 from typing import Final
 
 from paceline_audit.domain.record import statement
-from paceline_common import ids, telemetry
+from paceline_common import failpoints, ids, telemetry
 from paceline_common.clock import Clock
 from paceline_common.db import Database, Queries
 from paceline_common.keys import KeyService
@@ -77,6 +77,8 @@ class Checkpointer:
                         "signature": signature,
                     },
                 )
+                failpoints.hit("audit.before_checkpoint_commit")
+            failpoints.hit("audit.after_checkpoint_commit")
             self._metrics.counter("paceline_audit_checkpoints_total").inc()
             workspace = ids.encode("ws", head.workspace_id) if head.workspace_id else None
             self._log.info("checkpoint signed", workspace=workspace, seq=head.seq)

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 from paceline_bounce import consumers
 from paceline_bounce.classify import Classifier
+from paceline_bounce.failpoints import FAILPOINTS
 from paceline_bounce.health import Health, HealthRules
 from paceline_bounce.metrics import METRICS
 from paceline_bounce.settings import BounceSettings
@@ -14,7 +15,7 @@ from paceline_providers.classes import rules
 def build(settings: BounceSettings) -> Service:
     """Return bounce, ready to run."""
     rules()  # a bad rule stops the start, not the first report
-    service = Service("bounce", settings, metrics=METRICS)
+    service = Service("bounce", settings, metrics=METRICS, failpoint_names=frozenset(FAILPOINTS))
     health = Health(
         outbox=service.outbox,
         clock=service.clock,

@@ -19,7 +19,7 @@ from paceline_bounce.domain import cooldown, stage
 from paceline_bounce.domain.cooldown import Cause, Cooldown, CooldownRules, Recent
 from paceline_bounce.domain.score import ScoreRules, Volumes, score
 from paceline_bounce.domain.stage import Numbers, StageRules, Standing
-from paceline_common import events, ids, telemetry, topics
+from paceline_common import events, failpoints, ids, telemetry, topics
 from paceline_common.clock import Clock
 from paceline_common.db import Database, Outbox, Outgoing, Queries
 from paceline_common.events import BounceClass
@@ -183,6 +183,8 @@ class Health:
             # Not as the worker: the settings are the gateway's, which shows them by workspace.
             async with db.transaction(sorted({workspace for workspace, _ in due})) as tx:
                 await self.review(tx, due)
+                failpoints.hit("bounce.before_health_commit")
+            failpoints.hit("bounce.after_health_commit")
         return len(due)
 
     def _count(

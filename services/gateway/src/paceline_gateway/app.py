@@ -31,6 +31,7 @@ from paceline_gateway.api import (
 )
 from paceline_gateway.api.types import ProblemOut
 from paceline_gateway.consumers import subscriptions
+from paceline_gateway.failpoints import FAILPOINTS
 from paceline_gateway.pacing import Pacing
 from paceline_gateway.parts import Parts
 from paceline_gateway.probe import Prober
@@ -53,7 +54,7 @@ def build(settings: GatewaySettings) -> Service:
     """Return the gateway's service, ready to run."""
     # The library's own switch: validators of request fields know no settings.
     email_validator.TEST_ENVIRONMENT = settings.accept_test_domains
-    service = Service("gateway", settings)
+    service = Service("gateway", settings, failpoint_names=frozenset(FAILPOINTS))
     parts = Parts(
         settings=settings,
         db=service.db,

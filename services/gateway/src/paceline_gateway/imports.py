@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from paceline_common import ids
+from paceline_common import failpoints, ids
 from paceline_common.http import Problem
 from paceline_gateway import csv_file, enroll, problems, trail
 from paceline_gateway.auth import Caller
@@ -101,6 +101,8 @@ async def run(
                 ),
             )
             await _set(tx, caller, import_id, {"row_count": total, "error_count": bad})
+            failpoints.hit("gateway.before_import_commit")
+        failpoints.hit("gateway.after_import_commit")
     async with parts.db.transaction([caller.workspace_id]) as tx:
         await _set(tx, caller, import_id, {"status": "done", "finished_at": parts.clock.now()})
     return import_id

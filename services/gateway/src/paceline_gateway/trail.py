@@ -6,6 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paceline_common import events, ids, topics
 from paceline_common.db import Outgoing
+from paceline_common.db.session import hit_after_commit
 from paceline_gateway.auth import Caller
 from paceline_gateway.parts import Parts
 
@@ -97,6 +98,7 @@ async def mailboxes_changed(
             for mailbox, version in mailboxes.items()
         ],
     )
+    hit_after_commit(tx, "gateway.after_change_commit")
 
 
 async def workspace_changed(
@@ -108,6 +110,7 @@ async def workspace_changed(
     await parts.outbox.add(
         tx, [Outgoing(topic=topics.WORKSPACE_CHANGED, key=workspace, body=body, subject=workspace)]
     )
+    hit_after_commit(tx, "gateway.after_change_commit")
 
 
 async def campaign_changed(
@@ -129,3 +132,4 @@ async def campaign_changed(
     await parts.outbox.add(
         tx, [Outgoing(topic=topics.CAMPAIGN_CHANGED, key=campaign, body=body, subject=campaign)]
     )
+    hit_after_commit(tx, "gateway.after_change_commit")

@@ -11,6 +11,7 @@ from paceline_common.service import Service
 from paceline_providers.hosts import HostPolicy, HostRefused
 from paceline_providers.tls import context
 from paceline_reply import api, consumers
+from paceline_reply.failpoints import FAILPOINTS
 from paceline_reply.metrics import METRICS
 from paceline_reply.probe import Prober
 from paceline_reply.reader import Parts, Readers
@@ -21,7 +22,7 @@ from paceline_reply.sources.imap import Contexts, ImapError, Resolve
 
 def build(settings: ReplySettings) -> Service:
     """Return reply, ready to run."""
-    service = Service("reply", settings, metrics=METRICS)
+    service = Service("reply", settings, metrics=METRICS, failpoint_names=frozenset(FAILPOINTS))
     # The readers say themselves why they try again.
     stamina.instrumentation.set_on_retry_hooks([])
     resolve = resolver(HostPolicy(settings.host_allowlist))

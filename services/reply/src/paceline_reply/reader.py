@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import stamina
 
-from paceline_common import events, ids, telemetry, topics
+from paceline_common import events, failpoints, ids, telemetry, topics
 from paceline_common.clock import Clock
 from paceline_common.db import Database, Outbox, Outgoing, Queries
 from paceline_common.kafka.quarantine import Fault, classify
@@ -182,6 +182,7 @@ class Reader:
                 _QUERIES["place_cursor"],
                 {**self._key, "uid_validity": place.uid_validity, "last_uid": last},
             )
+        failpoints.hit("reply.after_cursor_placed")
         if not first:
             self._log.warning("uid validity changed", count=len(received))
         return last

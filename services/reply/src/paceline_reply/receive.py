@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from paceline_common import events, ids, topics
+from paceline_common import events, failpoints, ids, topics
 from paceline_common.address import AddressHasher
 from paceline_common.clock import Clock
 from paceline_common.db import Database, Outbox, Outgoing, Queries
@@ -100,6 +100,8 @@ class Receiver:
                 _QUERIES["advance_cursor"],
                 {**_key(mailbox), "uid_validity": uid_validity, "uid": fetched.uid},
             )
+            failpoints.hit("reply.before_inbound_commit")
+        failpoints.hit("reply.after_inbound_commit")
         if inbound_id is None:
             return None
         matched_by = found.by if found else "none"

@@ -18,6 +18,7 @@ from paceline_scheduler.campaigns import Campaigns
 from paceline_scheduler.contact import Holds
 from paceline_scheduler.enroll import Enroller
 from paceline_scheduler.explain import Explainer
+from paceline_scheduler.failpoints import FAILPOINTS
 from paceline_scheduler.ledger import Ledger
 from paceline_scheduler.mailboxes import Mailboxes
 from paceline_scheduler.metrics import METRICS
@@ -40,7 +41,7 @@ _SENDER_S: Final = 90.0
 
 def build(settings: SchedulerSettings) -> Service:
     """Return the scheduler, ready to run."""
-    service = Service("scheduler", settings, metrics=METRICS)
+    service = Service("scheduler", settings, metrics=METRICS, failpoint_names=frozenset(FAILPOINTS))
     queries = Queries("paceline_scheduler")
     client = redis.connect(settings)
     store = RedisPacing(client)

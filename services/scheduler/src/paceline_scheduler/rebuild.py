@@ -16,7 +16,7 @@ from typing import Any, Final
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from paceline_common import telemetry
+from paceline_common import failpoints, telemetry
 from paceline_common.db import Database, Queries
 from paceline_common.db.sql import number_array, text_array
 from paceline_scheduler import policy
@@ -92,6 +92,7 @@ class PacingState:
                 epoch: int = (
                     await tx.execute(self._queries["next_epoch"], {"workspace": workspace_id})
                 ).scalar_one()
+            failpoints.hit("scheduler.after_epoch_commit")
             await self._store.clear(workspace_id)
             self._loaded.pop(workspace_id, None)
             # Postgres sorts the queue while the stretches are compiled here.
@@ -101,6 +102,7 @@ class PacingState:
                 await self.route(workspace_id)
             finally:
                 jobs = await loading
+            failpoints.hit("scheduler.before_store_opened")
             await self._store.open(workspace_id, epoch)
         _log.info("pacing state rebuilt", workspace_id=workspace_id, count=jobs)
 

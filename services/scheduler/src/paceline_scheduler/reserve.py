@@ -11,7 +11,7 @@ from typing import Final
 
 from sqlalchemy import text
 
-from paceline_common import telemetry
+from paceline_common import failpoints, telemetry
 from paceline_common.db import Database, Outbox, Queries
 from paceline_common.db.sql import number_array
 from paceline_common.telemetry import Metrics
@@ -169,6 +169,8 @@ class Pacer:
                 await self._shaper.enter(jobs)
                 await self._state.push_jobs(jobs)
             # The rows go with the commit: told at least once.
+            failpoints.hit("scheduler.before_changes_commit")
+        failpoints.hit("scheduler.after_changes_commit")
         return len(rows)
 
     async def _apply_gates(self, workspace: int, scopes: dict[str, set[int]]) -> None:
@@ -191,8 +193,13 @@ class Pacer:
             expired: int = (
                 await tx.execute(self._queries["requeue_expired"], arguments)
             ).scalar_one()
-            await tx.execute(self._queries["close_expired_suspensions"])
+            ended: int = (
+                await tx.execute(self._queries["close_expired_suspensions"])
+            ).scalar_one()
+        if ended:
+            failpoints.hit("scheduler.after_suspensions_ended")
         if expired:
+            failpoints.hit("scheduler.after_leases_expired")
             self._expired.inc(expired)
             _log.warning("leases expired unclaimed", count=expired)
 
@@ -244,6 +251,8 @@ class Pacer:
             if batch is None:
                 lost.append(workspace)
                 continue
+            if batch.proposals:
+                failpoints.hit("scheduler.after_proposal")
             self._due[workspace] = loop.time() + _wait_s(batch)
             if batch.stale:
                 stale[workspace] = list(batch.stale)
@@ -295,6 +304,8 @@ class Pacer:
                     notes[workspace].append(note)
             for workspace in sorted(notes):
                 await self._ledger.note(tx, workspace, notes[workspace])
+            failpoints.hit("scheduler.before_lease_commit")
+        failpoints.hit("scheduler.after_lease_commit")
         if self._busy:
             held = {(workspace, one.proposal.mailbox_id) for workspace, one in refusals}
             for workspace, _, proposal, _ in proposed:

@@ -6,17 +6,18 @@ from datetime import timedelta
 
 from paceline_common.service import Service
 from paceline_sender import consumers, preview, probe
+from paceline_sender.failpoints import FAILPOINTS
 from paceline_sender.metrics import METRICS
 from paceline_sender.prepare import Preparer
 from paceline_sender.reconcile import Reconciler
 from paceline_sender.settings import SenderSettings
-from paceline_sender.submit import FAILPOINTS, Submitter
+from paceline_sender.submit import Submitter
 from paceline_sender.transport import SmtpTransport
 
 
 def build(settings: SenderSettings) -> Service:
     """Return the sender, ready to run. Call inside no event loop or inside the one it runs in."""
-    service = Service("sender", settings, metrics=METRICS, failpoint_names=FAILPOINTS)
+    service = Service("sender", settings, metrics=METRICS, failpoint_names=frozenset(FAILPOINTS))
     instance_id = str(uuid.uuid4())
     transport = SmtpTransport(settings, service.clock)
     submitter = Submitter(

@@ -10,7 +10,7 @@ comes replaces the doubt.
 import asyncio
 import contextlib
 
-from paceline_common import telemetry
+from paceline_common import failpoints, telemetry
 from paceline_common.clock import Clock
 from paceline_common.db.session import Database
 from paceline_common.db.sql import Queries
@@ -122,6 +122,7 @@ class Reconciler:
         ]
         await asyncio.gather(*(self._submitter.report(report) for report in reports))
         if reports:
+            failpoints.hit("sender.after_abandoned")
             self._metrics.counter("paceline_abandoned_total").inc(len(reports))
             log.error("tries without an answer are in doubt", count=len(reports))
         return len(reports)

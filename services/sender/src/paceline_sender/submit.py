@@ -37,17 +37,6 @@ from paceline_sender.domain.schedule import ClockReading, PostgresClock
 from paceline_sender.facts import facts
 from paceline_sender.job import HoldRequest, Job, Ready, Report
 
-FAILPOINTS: Final = frozenset(
-    {
-        "sender.before_claim",
-        "sender.after_claim",
-        "sender.after_mail_from",
-        "sender.after_final_dot",
-        "sender.before_outcome",
-        "sender.after_outcome",
-    }
-)
-
 _LINGER_S: Final = 0.002
 # The event loop's timers have a grain of 1 ms: the last stretch is spent turning it over.
 _SPIN_S: Final = 0.0015
@@ -250,6 +239,7 @@ class Submitter:
                 )
                 for row in rows
             }
+            failpoints.hit("sender.before_claim_commit")
         for verdict in verdicts.values():
             self.postgres_clock.learn(verdict.reading)
             break
@@ -364,6 +354,7 @@ class Submitter:
                 if report.job.key in applied:
                     outgoing += facts(report, self._clock.now())
             await self._outbox.add(tx, outgoing)
+            failpoints.hit("sender.before_outcome_commit")
 
     async def _tell_scheduler(
         self, tx: AsyncConnection, batch: Sequence[Report]

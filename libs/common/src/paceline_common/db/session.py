@@ -2,11 +2,13 @@
 
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from paceline_common import failpoints
 from paceline_common.db.sql import literal_settings
 from paceline_common.settings import ServiceSettings
 
@@ -95,3 +97,8 @@ def after_commit(tx: AsyncConnection, name: str, call: Callable[[], None]) -> No
     Later calls of the same `name` in the transaction replace earlier ones.
     """
     tx.info.setdefault(_AFTER_COMMIT, {})[name] = call
+
+
+def hit_after_commit(tx: AsyncConnection, failpoint: str) -> None:
+    """Pass `failpoint` once `tx`, opened by `Database.transaction`, has committed."""
+    after_commit(tx, failpoint, partial(failpoints.hit, failpoint))

@@ -276,7 +276,7 @@ class Subscriber:
                 if fresh:
                     await self.subscription.handler(tx, fresh)
                 failpoints.hit("subscribe.before_effect_commit")
-        failpoints.hit("subscribe.after_effect_commit")
+        failpoints.hit("subscribe.after_effect_commit", self.topic.name)
         consumed = self._metrics.counter("paceline_events_consumed_total")
         consumed.labels(self.topic.name, "applied").inc(len(fresh))
         consumed.labels(self.topic.name, "duplicate").inc(len(deliveries) - len(fresh))
@@ -336,6 +336,8 @@ class Subscriber:
                         attempts=item.attempts,
                     ),
                 )
+                failpoints.hit("subscribe.before_quarantine_commit")
+            failpoints.hit("subscribe.after_quarantine_commit")
         except Halted:
             raise
         except Exception as error:
@@ -415,6 +417,7 @@ class Subscriber:
         try:
             if offsets:
                 await consumer.commit(offsets)
+                failpoints.hit("subscribe.after_offset_commit")
         except (CommitFailedError, IllegalStateError, KafkaError) as error:
             # The effect stands. Whoever reads these records again finds it done.
             self._log.warning("offsets not committed", **telemetry.describe_error(error))

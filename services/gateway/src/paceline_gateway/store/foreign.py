@@ -9,6 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.expression import TableClause
 from sqlalchemy.types import TypeEngine
 
+from paceline_common import failpoints
+from paceline_common.db.session import hit_after_commit
+
 _WORDS: dict[str, TypeEngine[Any]] = {
     "int": BigInteger(), "small": Integer(), "text": Text(), "at": DateTime(timezone=True),
     "json": JSONB(), "bytes": LargeBinary(),
@@ -144,6 +147,8 @@ async def suspend(
             },
         )
     ).scalar_one()  # fmt: skip
+    failpoints.hit("gateway.before_suspend_commit")
+    hit_after_commit(tx, "gateway.after_suspend_commit")
     return suspension
 
 
@@ -160,6 +165,7 @@ async def resume(
             },
         )
     ).scalar_one()  # fmt: skip
+    hit_after_commit(tx, "gateway.after_resume_commit")
     return closed
 
 
@@ -185,6 +191,8 @@ async def suppress(
             },
         )
     ).scalar_one()  # fmt: skip
+    failpoints.hit("gateway.before_suppress_commit")
+    hit_after_commit(tx, "gateway.after_suppress_commit")
     return address
 
 

@@ -1,0 +1,10 @@
+"""Reply's persisted transitions beside its topic's, by the name of their failpoint."""
+
+from collections.abc import Mapping
+from typing import Final
+
+FAILPOINTS: Final[Mapping[str, str]] = {
+    "reply.before_inbound_commit": "a message's effect and its cursor are written, not committed",
+    "reply.after_inbound_commit": "a message's effect and its cursor are committed",
+    "reply.after_cursor_placed": "a mailbox's first place, or a new one, is committed",
+}

@@ -1,0 +1,16 @@
+"""The sender's persisted transitions, by the name of their failpoint."""
+
+from collections.abc import Mapping
+from typing import Final
+
+FAILPOINTS: Final[Mapping[str, str]] = {
+    "sender.before_claim": "a message is built and signed in for, not claimed",
+    "sender.before_claim_commit": "claims and their attempts are written, not committed",
+    "sender.after_claim": "a claim is committed, nothing has left",
+    "sender.after_mail_from": "MAIL FROM has left",
+    "sender.after_final_dot": "the whole message has left, no answer was read",
+    "sender.before_outcome": "an answer is read, not recorded",
+    "sender.before_outcome_commit": "outcomes and their events are written, not committed",
+    "sender.after_outcome": "an outcome is committed",
+    "sender.after_abandoned": "tries without an answer are named in doubt",
+}

@@ -1,0 +1,49 @@
+"""Every failpoint is declared once, and every declared one is passed somewhere."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from paceline_common import failpoints, topics
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMED = re.compile(r'"((?:gateway|scheduler|sender|bounce|reply|audit)\.(?:before|after)_\w+)"')
+COMMON = re.compile(r'"((?:subscribe|outbox)\.(?:before|after)_\w+)"')
+
+
+def named(folder: Path, pattern: re.Pattern[str]) -> set[str]:
+    """Return the failpoints that sources below `folder` pass."""
+    files = [path for path in folder.rglob("*.py") if path.name != "failpoints.py"]
+    return {name for path in files for name in pattern.findall(path.read_text())}
+
+
+@pytest.mark.parametrize("service", topics.SERVICES)
+def test_a_service_passes_what_it_declares_and_nothing_else(service: str) -> None:
+    declared = {one.name for one in failpoints.declared() if one.name.startswith(f"{service}.")}
+    assert declared == named(ROOT / "services" / service / "src", NAMED)
+
+
+def test_libraries_pass_what_they_declare_and_nothing_else() -> None:
+    assert named(ROOT / "libs", COMMON) == failpoints.NAMES
+
+
+def test_each_has_a_name_of_its_own_and_says_what_it_stands_behind() -> None:
+    points = failpoints.declared()
+    assert len({one.key for one in points}) == len(points)
+    assert all(one.meaning for one in points)
+
+
+def test_each_consumer_of_each_topic_has_one() -> None:
+    found = {(one.service, one.name.partition(":")[2]) for one in failpoints.declared()}
+    assert {(service, one.name) for one in topics.ALL for service in one.consumers} <= found
+
+
+def test_one_command_lists_them() -> None:
+    listed = subprocess.run(
+        [sys.executable, "-m", "paceline_common.failpoints"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert all(one.name in listed for one in failpoints.declared())
