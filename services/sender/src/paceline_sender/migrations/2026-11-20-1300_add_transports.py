@@ -30,3 +30,7 @@ def upgrade() -> None:
         "CREATE INDEX message_workspace_id_sent_message_id_idx"
         " ON sender.message (workspace_id, sent_message_id) WHERE sent_message_id IS NOT NULL"
     )
+    op.execute(
+        "CREATE INDEX message_workspace_id_thread_mailbox_id_thread_id_idx ON sender.message"
+        " (workspace_id, thread_mailbox_id, thread_id) WHERE thread_id IS NOT NULL"
+    )

@@ -103,6 +103,13 @@ class Message(Base):  # type: ignore[misc, valid-type]
             "sent_message_id",
             postgresql_where=text("sent_message_id IS NOT NULL"),
         ),
+        Index(
+            None,
+            "workspace_id",
+            "thread_mailbox_id",
+            "thread_id",
+            postgresql_where=text("thread_id IS NOT NULL"),
+        ),
         CheckConstraint("thread_id IS NULL OR thread_mailbox_id IS NOT NULL", name="thread"),
     )
 
