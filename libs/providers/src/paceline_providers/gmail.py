@@ -184,11 +184,11 @@ class GmailProvider:
             "maxResults": "100",
         }
         for _ in range(_PAGES):
-            listed = await self.api.call(Call("GET", self._url("messages"), asked))
+            listed = await self.api.call(Call("GET", self.url("messages"), asked))
             if isinstance(listed, Lost):
                 return listed.unavailable()
             if not listed.ok:
-                return dialect.of_look(KIND, self._refusal(listed))
+                return dialect.of_look(KIND, self.refusal(listed))
             page = listed.decoded(_Page)
             if page is None:
                 return _unintelligible(listed)
@@ -203,7 +203,7 @@ class GmailProvider:
 
     async def destroy(self, fence: Fence) -> Destroyed | Gone | Unavailable:
         """See `proof.Prover.destroy`; users.drafts.delete "immediately and permanently deletes"."""
-        call = Call("DELETE", self._url("drafts", fence.draft_id))
+        call = Call("DELETE", self.url("drafts", fence.draft_id))
         # Made again after it took effect, it would find nothing and the proof were lost.
         answer = await self.api.call(call, repeatable=False)
         if isinstance(answer, Lost):
@@ -212,7 +212,7 @@ class GmailProvider:
             return Destroyed()
         if answer.status == 404:
             return Gone()
-        return dialect.of_look(KIND, self._refusal(answer))
+        return dialect.of_look(KIND, self.refusal(answer))
 
     async def _compare(self, message_id: str, job_token: str) -> Found | Unavailable | None:
         answer = await self.api.call(self._metadata(message_id))
@@ -221,7 +221,7 @@ class GmailProvider:
         if answer.status == 404:
             return None
         if not answer.ok:
-            return dialect.of_look(KIND, self._refusal(answer))
+            return dialect.of_look(KIND, self.refusal(answer))
         message = answer.decoded(_Message)
         if message is None:
             return _unintelligible(answer)
@@ -238,11 +238,12 @@ class GmailProvider:
         wanted = ("Message-ID", "X-Paceline-Job")
         return Call(
             "GET",
-            self._url("messages", message_id),
+            self.url("messages", message_id),
             {"format": "metadata", "metadataHeaders": wanted},
         )
 
-    def _url(self, *path: str) -> str:
+    def url(self, *path: str) -> str:
+        """Return the address of a resource of this mailbox."""
         return "/".join(
             (self.base_url, "gmail/v1/users/me", *(quote(one, safe="") for one in path))
         )
@@ -251,7 +252,7 @@ class GmailProvider:
         """Return the call that hands over a message, by upload when it is large."""
         if len(message) <= JSON_MAX_BYTES:
             raw = base64.urlsafe_b64encode(message).decode("ascii")
-            return Call.json("POST", self._url(*path), wrap({"raw": raw}))
+            return Call.json("POST", self.url(*path), wrap({"raw": raw}))
         boundary = secrets.token_hex(16)
         body = b"".join(
             (
@@ -264,13 +265,14 @@ class GmailProvider:
         )
         return Call(
             "POST",
-            self._url(*path).replace(self.base_url, f"{self.base_url}/upload", 1),
+            self.url(*path).replace(self.base_url, f"{self.base_url}/upload", 1),
             {"uploadType": "multipart"},
             body,
             f"multipart/related; boundary={boundary}",
         )
 
-    def _refusal(self, answer: Reply) -> Refusal:
+    def refusal(self, answer: Reply) -> Refusal:
+        """Return Google's reasons, words and wish (cloud.google.com/apis/design/errors)."""
         error = (answer.decoded(_Failure) or _Failure()).error
         text = error.message or answer.text[:1000]
         words = (*(one.reason for one in error.errors), error.status)
@@ -309,7 +311,7 @@ class GmailSession:
         if isinstance(answer, Lost):
             return answer.unsent()
         if not answer.ok:
-            return dialect.of_preparation(KIND, provider._refusal(answer))
+            return dialect.of_preparation(KIND, provider.refusal(answer))
         draft = answer.decoded(_Draft)
         if draft is None:
             text = "the answer to drafts.create names no draft"
@@ -339,7 +341,7 @@ class GmailSession:
             text = f"the message is addressed to {len(addressed)} addresses, not to its recipient"
             return Rejected(OutcomeClass.CONFIG, "data", None, None, text)
         if fence is not None:
-            call = Call.json("POST", provider._url("drafts", "send"), {"id": fence.draft_id})
+            call = Call.json("POST", provider.url("drafts", "send"), {"id": fence.draft_id})
         else:
             call = provider._posting(("messages", "send"), message, _Wrap(thread))
         answer: Reply | Outcome = await provider.api.send(call, before_mail_from, on_milestone)
@@ -352,7 +354,7 @@ class GmailSession:
         if isinstance(answer, Reply):
             if answer.ok:
                 return await self._accepted(answer)
-            answer = dialect.of_submission(KIND, provider._refusal(answer))
+            answer = dialect.of_submission(KIND, provider.refusal(answer))
         return InDoubt(answer.evidence, fence) if isinstance(answer, InDoubt) else answer
 
     async def close(self) -> None:
