@@ -77,6 +77,7 @@ class SealedTokens:
         self._db = db
         self._keys = keys
         self._scope: Scope = scope
+        self._view = _VIEWS[scope]
         self._workspace_id = workspace_id
         self._mailbox_id = mailbox_id
         self._credential_version = credential_version
@@ -85,12 +86,12 @@ class SealedTokens:
     async def load(self) -> dict[str, Any] | None:
         """Return what is stored, None when nothing is."""
         async with self._db.transaction([self._workspace_id]) as tx:
-            result = await tx.execute(_select(self._db.schema), self._named)
+            result = await tx.execute(_select(self._db.schema, self._view), self._named)
             row = result.one_or_none()
-        if row is None or row.credential_version < self._credential_version:
+        if row is None or row.connected != self._credential_version:
+            raise Superseded("the mailbox was disconnected or connected anew")
+        if row.credential_version != self._credential_version:
             return None
-        if row.credential_version > self._credential_version:
-            raise Superseded("the mailbox was connected anew")
         return await self._opened(row.version, row.sealed)
 
     async def replace(self, seen_version: int, tokens: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,7 +106,7 @@ class SealedTokens:
         )
         async with self._db.transaction([self._workspace_id]) as tx:
             version = await tx.scalar(
-                _replace(self._db.schema, _VIEWS[self._scope]),
+                _replace(self._db.schema, self._view),
                 self._named
                 | {
                     "credential_version": self._credential_version,
@@ -118,7 +119,7 @@ class SealedTokens:
             return {**tokens, "version": version}
         winner = await self.load()
         if winner is None:
-            raise Superseded("the mailbox was disconnected or connected anew")
+            raise Superseded("the mailbox was disconnected")
         return winner
 
     async def _opened(self, version: int, sealed: bytes) -> dict[str, Any]:
@@ -143,10 +144,14 @@ async def drop(db: Database, workspace_id: int, mailbox_id: int) -> bool:
     return bool(result.rowcount)
 
 
-def _select(schema: str) -> TextClause:
+def _select(schema: str, view: str) -> TextClause:
     return text(
-        f"SELECT credential_version, version, sealed FROM {schema}.{TABLE}"  # noqa: S608
-        " WHERE workspace_id = :workspace AND mailbox_id = :mailbox"
+        f"""
+        SELECT c.credential_version AS connected, t.credential_version, t.version, t.sealed
+        FROM {view} AS c
+        LEFT JOIN {schema}.{TABLE} AS t USING (workspace_id, mailbox_id)
+        WHERE c.workspace_id = :workspace AND c.mailbox_id = :mailbox
+        """  # noqa: S608 - names of ours
     )
 
 

@@ -116,7 +116,6 @@ async def refresh(
             },
             timeout=_TIMEOUT,
             follow_redirects=False,
-            auth=None,
         )
     except httpx.RequestError as error:
         words = str(error) or type(error).__name__
@@ -271,7 +270,7 @@ async def revoke(http: httpx.AsyncClient, url: str | None, token: str) -> tuple[
         return "not_supported", "the provider lets no application revoke a grant"
     try:
         answer = await http.post(
-            url, data={"token": token}, timeout=_TIMEOUT, follow_redirects=False, auth=None
+            url, data={"token": token}, timeout=_TIMEOUT, follow_redirects=False
         )
     except httpx.RequestError as error:
         return "failed", str(error) or type(error).__name__
