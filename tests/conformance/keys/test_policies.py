@@ -16,11 +16,13 @@ _INPUT = base64.b64encode(b"text").decode()
 CALLS: dict[str, tuple[str, str, object]] = {
     "seal send": ("POST", "transit/datakey/plaintext/send-{ws}", {}),
     "seal read": ("POST", "transit/datakey/plaintext/read-{ws}", {}),
+    "seal gateway": ("POST", "transit/datakey/plaintext/gateway", {}),
     "seal mac": ("POST", "transit/datakey/plaintext/mac", {}),
     "wrap send": ("POST", "transit/datakey/wrapped/send-{ws}", {}),
     "encrypt send": ("POST", "transit/encrypt/send-{ws}", {"plaintext": _INPUT}),
     "open send": ("POST", "transit/decrypt/send-{ws}", {"ciphertext": "{send}"}),
     "open read": ("POST", "transit/decrypt/read-{ws}", {"ciphertext": "{read}"}),
+    "open gateway": ("POST", "transit/decrypt/gateway", {"ciphertext": "{gateway}"}),
     "rewrap send": ("POST", "transit/rewrap/send-{ws}", {"ciphertext": "{send}"}),
     "mac": ("POST", "transit/hmac/mac", {"input": _INPUT}),
     "mac with a workspace key": ("POST", "transit/hmac/send-{ws}", {"input": _INPUT}),
@@ -51,7 +53,9 @@ CALLS: dict[str, tuple[str, str, object]] = {
     "no such route": ("GET", "nowhere/at-all", None),
 }
 ALLOWED = {
-    "gateway": {"seal send", "seal read", "verify mac", "address hash"},
+    "gateway": {
+        "seal send", "seal read", "seal gateway", "open gateway", "verify mac", "address hash",
+    },
     "scheduler": {"address hash"},
     "sender": {"seal send", "open send", "mac"},
     "bounce": {"verify mac", "address hash"},
@@ -59,6 +63,7 @@ ALLOWED = {
     "audit": {"sign", "public key"},
     "admin": {
         "workspace key", "create key", "rotate key", "allow deletion", "delete key", "public key",
+        "seal gateway",
     },
 }  # fmt: skip
 
@@ -74,6 +79,7 @@ def values(running: Running, workspace: int) -> dict[str, str]:
         "ws": str(workspace),
         "send": made(f"transit/datakey/wrapped/send-{workspace}", "ciphertext", {}),
         "read": made(f"transit/datakey/wrapped/read-{workspace}", "ciphertext", {}),
+        "gateway": made("transit/datakey/wrapped/gateway", "ciphertext", {}),
         "mac": made("transit/hmac/mac", "hmac", {"input": _INPUT}),
         "sig": made("transit/sign/audit", "signature", {"input": _INPUT}),
     }

@@ -64,7 +64,7 @@ PRINCIPALS: Final[tuple[Principal, ...]] = (
             "scheduler.v_mailbox_pace", "sender.v_send_log", "reply.v_reply", "bounce.v_bounce",
             "audit.v_audit", "scheduler.v_campaign_throttle", "bounce.v_mailbox_health",
             "scheduler.v_quarantine", "sender.v_quarantine", "bounce.v_quarantine",
-            "reply.v_quarantine",
+            "reply.v_quarantine", "sender.v_doubt",
         ),
         functions=(
             "scheduler.suppress", "scheduler.lift_suppression", "scheduler.suspend",
@@ -73,11 +73,16 @@ PRINCIPALS: Final[tuple[Principal, ...]] = (
         keys=(
             KeyRule("transit/datakey/plaintext/send-*", ("update",), "seals, never opens"),
             KeyRule("transit/datakey/plaintext/read-*", ("update",), "seals, never opens"),
+            KeyRule("transit/datakey/plaintext/gateway", ("update",), "seals OAuth app secrets"),
+            KeyRule("transit/decrypt/gateway", ("update",), "opens OAuth app secrets"),
             _VERIFY_MAC,
             _ADDRESS_HASH,
         ),
         calls=("scheduler", "sender", "reply"),
-        outside=("people and services, inbound HTTPS",),
+        outside=(
+            "people and services, inbound HTTPS",
+            "Google's and Microsoft's sign-in and profiles",
+        ),
     ),
     Principal(
         "scheduler",
@@ -96,7 +101,7 @@ PRINCIPALS: Final[tuple[Principal, ...]] = (
         views=(
             "gateway.v_workspace", "gateway.v_mailbox", "gateway.v_mailbox_send",
             "gateway.v_campaign", "gateway.v_step", "gateway.v_attachment",
-            "scheduler.v_job_content", "scheduler.v_lead",
+            "scheduler.v_job_content", "scheduler.v_lead", "reply.v_inbound", "bounce.v_bounce",
         ),
         functions=(
             "scheduler.claim_send", "scheduler.finish_send", "scheduler.suspend",
@@ -107,6 +112,7 @@ PRINCIPALS: Final[tuple[Principal, ...]] = (
             KeyRule("transit/datakey/plaintext/send-*", ("update",), "seals refreshed tokens"),
             KeyRule("transit/hmac/mac", ("update",), "makes tokens"),
         ),
+        calls=("reply",),
         outside=("SMTP hosts of mailboxes",),
     ),
     Principal(
@@ -145,7 +151,7 @@ PRINCIPALS: Final[tuple[Principal, ...]] = (
         "admin",
         owned="",
         views=(
-            "audit.v_audit_chain", "audit.v_checkpoint",
+            "audit.v_audit_chain", "audit.v_checkpoint", "sender.v_doubt_all",
             *(f"{service}.v_quarantine_all" for service in topics.SERVICES),
         ),
         writes={
@@ -153,14 +159,16 @@ PRINCIPALS: Final[tuple[Principal, ...]] = (
             "gateway.api_key": "SELECT, INSERT, UPDATE",
             "gateway.publisher": "SELECT, INSERT, UPDATE, DELETE",
             "gateway.publisher_workspace": "SELECT, INSERT, UPDATE, DELETE",
+            "gateway.oauth_installation_app": "SELECT, INSERT, UPDATE, DELETE",
             "gateway.outbox": "INSERT",
         },
         keys=(
             KeyRule("transit/keys/send-*", ("create", "read", "update", "delete"), "key admin"),
             KeyRule("transit/keys/read-*", ("create", "read", "update", "delete"), "key admin"),
             KeyRule("transit/keys/audit", ("read",), "verifies checkpoints"),
+            KeyRule("transit/datakey/plaintext/gateway", ("update",), "seals, never opens"),
         ),
-        calls=(),
+        calls=("sender",),
     ),
 )  # fmt: skip
 BY_NAME: Final[Mapping[str, Principal]] = {p.name: p for p in PRINCIPALS}

@@ -37,9 +37,11 @@ from pydantic import SecretStr
 
 from paceline_common.clock import Clock, SystemClock
 
-Scope = Literal["send", "read"]
+Scope = Literal["send", "read", "gateway"]
 
+# Each workspace has a key of these; `gateway` is one key, of the gateway's own secrets.
 SCOPES: Final[tuple[Scope, ...]] = ("send", "read")
+GATEWAY_KEY: Final = "gateway"
 MAC_KEY: Final = "mac"
 AUDIT_KEY: Final = "audit"
 ADDRESS_HASH_SECRET: Final = "address-hash"  # noqa: S105 - the secret's name, not the secret
@@ -84,7 +86,7 @@ class KeySettings(Protocol):
 
 def workspace_key(scope: Scope, workspace_id: int) -> str:
     """Return the name of the Transit key of one workspace and scope."""
-    return f"{scope}-{workspace_id}"
+    return GATEWAY_KEY if scope == "gateway" else f"{scope}-{workspace_id}"
 
 
 class _Session:
@@ -410,7 +412,7 @@ def provision(
     """Prepare an empty key service with a root token; may be repeated.
 
     Mounts Transit, KV v2 (`secret/`) and AppRole where missing; makes the MAC
-    key, audit's signing key and the address-hash secret where missing; writes
+    key, audit's signing key, the gateway's and the address-hash secret where missing; writes
     `policies` (name → HCL or JSON text) and gives each an AppRole of the same
     name, limited to it. Returns the logins, with a new secret id each.
     Raises hvac's and requests' own errors.
@@ -425,6 +427,7 @@ def provision(
         client.sys.enable_auth_method("approle")
     client.write_data(f"transit/keys/{MAC_KEY}", data={"type": "hmac", "key_size": 32})
     client.write_data(f"transit/keys/{AUDIT_KEY}", data={"type": "ed25519"})
+    client.write_data(f"transit/keys/{GATEWAY_KEY}", data={"type": "aes256-gcm96"})
     with contextlib.suppress(hvac.exceptions.InvalidRequest):
         # cas=0, only if absent: another hash key would lose every suppression.
         client.write_data(

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from sqlalchemy import (
     CheckConstraint,
@@ -13,40 +13,25 @@ from sqlalchemy import (
     Numeric,
     Text,
     UniqueConstraint,
-    func,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
-from paceline_common.db.tables import common_tables, declarative_base
 from paceline_gateway.domain.campaign import STATUSES
 from paceline_gateway.domain.provider import KINDS, PROVIDERS
 from paceline_gateway.domain.routing import ESP_MATCHES, ROTATIONS, STICKINESSES
+from paceline_gateway.store.base import COMMON, SCHEMA, Base, created, in_workspace, one_of
+from paceline_gateway.store.oauth_tables import (
+    OAuthApp,
+    OAuthFlow,
+    OAuthInstallationApp,
+    OAuthState,
+)
 
-SCHEMA: Final = "gateway"
+__all__ = ["COMMON", "OAuthApp", "OAuthFlow", "OAuthInstallationApp", "OAuthState"]
+
 ENCODINGS: Final = ("quoted-printable", "base64")
-
-if TYPE_CHECKING:
-    from sqlalchemy.orm import DeclarativeBase as Base
-else:
-    Base = declarative_base(SCHEMA)
-COMMON = common_tables(Base)
-
-
-def _created() -> Mapped[datetime]:
-    return mapped_column(server_default=func.clock_timestamp())
-
-
-def _in_workspace(*columns: str, of: str) -> ForeignKeyConstraint:
-    """A foreign key within one workspace: `workspace_id` is part of it."""
-    names = ("workspace_id", *columns)
-    return ForeignKeyConstraint(names, [f"{SCHEMA}.{of}.{name}" for name in names])
-
-
-def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
-    listed = ", ".join(f"'{value}'" for value in values)
-    return CheckConstraint(f"{column} IN ({listed})", name=column)
 
 
 class Workspace(Base):
@@ -74,7 +59,7 @@ class Workspace(Base):
     headers: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"))
     version: Mapped[int] = mapped_column(Integer, server_default=text("1"))
     is_active: Mapped[bool] = mapped_column(server_default=text("true"))
-    created_at: Mapped[datetime] = _created()
+    created_at: Mapped[datetime] = created()
 
 
 class ApiKey(Base):
@@ -82,7 +67,7 @@ class ApiKey(Base):
 
     __tablename__ = "api_key"
     __table_args__ = (
-        _in_workspace(of="workspace"),
+        in_workspace(of="workspace"),
         UniqueConstraint("key_hash"),
         CheckConstraint("octet_length(key_hash) = 32", name="key_hash"),
     )
@@ -93,7 +78,7 @@ class ApiKey(Base):
     key_hash: Mapped[bytes]
     hint: Mapped[str]
     scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
-    created_at: Mapped[datetime] = _created()
+    created_at: Mapped[datetime] = created()
     revoked_at: Mapped[datetime | None]
 
 
@@ -103,7 +88,7 @@ class Publisher(Base):
     __tablename__ = "publisher"
 
     publisher: Mapped[str] = mapped_column(primary_key=True)
-    created_at: Mapped[datetime] = _created()
+    created_at: Mapped[datetime] = created()
 
 
 class PublisherWorkspace(Base):
@@ -111,13 +96,13 @@ class PublisherWorkspace(Base):
 
     __tablename__ = "publisher_workspace"
     __table_args__ = (
-        _in_workspace(of="workspace"),
+        in_workspace(of="workspace"),
         ForeignKeyConstraint(["publisher"], [f"{SCHEMA}.publisher.publisher"], ondelete="CASCADE"),
     )
 
     workspace_id: Mapped[int] = mapped_column(primary_key=True)
     publisher: Mapped[str] = mapped_column(primary_key=True)
-    created_at: Mapped[datetime] = _created()
+    created_at: Mapped[datetime] = created()
 
 
 class Mailbox(Base):
@@ -135,11 +120,11 @@ class Mailbox(Base):
 
     __tablename__ = "mailbox"
     __table_args__ = (
-        _in_workspace(of="workspace"),
+        in_workspace(of="workspace"),
         UniqueConstraint("workspace_id", "email"),
-        _one_of("kind", KINDS),
-        _one_of("provider_found", PROVIDERS),
-        _one_of("provider_set", PROVIDERS),
+        one_of("kind", KINDS),
+        one_of("provider_found", PROVIDERS),
+        one_of("provider_set", PROVIDERS),
         CheckConstraint("version > 0", name="version"),
         # Disconnecting destroys the credentials; a connected mailbox has both.
         CheckConstraint(
@@ -147,7 +132,7 @@ class Mailbox(Base):
             name="credentials",
         ),
         CheckConstraint("deleted_at IS NULL OR NOT is_active", name="deleted"),
-        _one_of("encoding", ENCODINGS),
+        one_of("encoding", ENCODINGS),
         CheckConstraint(
             "CASE WHEN kind = 'smtp' THEN smtp IS NOT NULL AND imap IS NOT NULL"
             " ELSE smtp IS NULL AND imap IS NULL"
@@ -195,10 +180,10 @@ class Mailbox(Base):
     return_path: Mapped[str | None]
     encoding: Mapped[str] = mapped_column(server_default="quoted-printable")
     tracking_domain: Mapped[str | None]
-    connected_at: Mapped[datetime] = _created()
+    connected_at: Mapped[datetime] = created()
     deleted_at: Mapped[datetime | None]
-    created_at: Mapped[datetime] = _created()
-    updated_at: Mapped[datetime] = _created()
+    created_at: Mapped[datetime] = created()
+    updated_at: Mapped[datetime] = created()
 
 
 class Pool(Base):
@@ -206,16 +191,16 @@ class Pool(Base):
 
     __tablename__ = "pool"
     __table_args__ = (
-        _in_workspace(of="workspace"),
+        in_workspace(of="workspace"),
         UniqueConstraint("workspace_id", "name"),
-        _one_of("rotation", ROTATIONS),
+        one_of("rotation", ROTATIONS),
     )
 
     workspace_id: Mapped[int] = mapped_column(primary_key=True)
     pool_id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     name: Mapped[str]
     rotation: Mapped[str] = mapped_column(server_default="next_in_line")
-    created_at: Mapped[datetime] = _created()
+    created_at: Mapped[datetime] = created()
 
 
 class PoolMember(Base):
@@ -226,8 +211,8 @@ class PoolMember(Base):
 
     __tablename__ = "pool_member"
     __table_args__ = (
-        _in_workspace("pool_id", of="pool"),
-        _in_workspace("mailbox_id", of="mailbox"),
+        in_workspace("pool_id", of="pool"),
+        in_workspace("mailbox_id", of="mailbox"),
         CheckConstraint("weight BETWEEN 1 AND 1000", name="weight"),
         CheckConstraint("rank BETWEEN 0 AND 100", name="rank"),
         Index(None, "workspace_id", "mailbox_id"),
@@ -252,11 +237,11 @@ class Campaign(Base):
 
     __tablename__ = "campaign"
     __table_args__ = (
-        _in_workspace(of="workspace"),
-        _one_of("type", ("cold", "nurture", "transactional")),
-        _one_of("status", STATUSES),
-        _one_of("stickiness", STICKINESSES),
-        _one_of("esp_match", ESP_MATCHES),
+        in_workspace(of="workspace"),
+        one_of("type", ("cold", "nurture", "transactional")),
+        one_of("status", STATUSES),
+        one_of("stickiness", STICKINESSES),
+        one_of("esp_match", ESP_MATCHES),
         CheckConstraint("min_health BETWEEN 0 AND 100", name="min_health"),
         CheckConstraint("reassign_after_s >= 0", name="reassign_after_s"),
         CheckConstraint("0 <= ALL (tier_after_s)", name="tier_after_s"),
@@ -283,8 +268,8 @@ class Campaign(Base):
     start_at: Mapped[datetime | None]
     started_at: Mapped[datetime | None]
     version: Mapped[int] = mapped_column(Integer, server_default=text("1"))
-    created_at: Mapped[datetime] = _created()
-    updated_at: Mapped[datetime] = _created()
+    created_at: Mapped[datetime] = created()
+    updated_at: Mapped[datetime] = created()
 
 
 class CampaignTier(Base):
@@ -292,8 +277,8 @@ class CampaignTier(Base):
 
     __tablename__ = "campaign_tier"
     __table_args__ = (
-        _in_workspace("campaign_id", of="campaign"),
-        _in_workspace("pool_id", of="pool"),
+        in_workspace("campaign_id", of="campaign"),
+        in_workspace("pool_id", of="pool"),
         Index(None, "workspace_id", "pool_id"),
     )
 
@@ -313,7 +298,7 @@ class Step(Base):
 
     __tablename__ = "step"
     __table_args__ = (
-        _in_workspace("campaign_id", of="campaign"),
+        in_workspace("campaign_id", of="campaign"),
         UniqueConstraint("workspace_id", "campaign_id", "position"),
         CheckConstraint("position > 0", name="position"),
         CheckConstraint("delay_s >= 0", name="delay_s"),
@@ -341,8 +326,8 @@ class Attachment(Base):
 
     __tablename__ = "attachment"
     __table_args__ = (
-        _in_workspace(of="workspace"),
-        _one_of("state", ("uploading", "stored", "deleted")),
+        in_workspace(of="workspace"),
+        one_of("state", ("uploading", "stored", "deleted")),
         CheckConstraint("size >= 0", name="size"),
         CheckConstraint("octet_length(digest) = 32", name="digest"),
         Index("attachment_unsettled_idx", "created_at", postgresql_where=text("state <> 'stored'")),
@@ -358,7 +343,7 @@ class Attachment(Base):
     content_id: Mapped[str | None]
     storage_key: Mapped[str]
     state: Mapped[str] = mapped_column(server_default="uploading")
-    created_at: Mapped[datetime] = _created()
+    created_at: Mapped[datetime] = created()
 
 
 class StepAttachment(Base):
@@ -371,7 +356,7 @@ class StepAttachment(Base):
             [f"{SCHEMA}.step.workspace_id", f"{SCHEMA}.step.step_id"],
             ondelete="CASCADE",
         ),
-        _in_workspace("attachment_id", of="attachment"),
+        in_workspace("attachment_id", of="attachment"),
         Index(None, "workspace_id", "attachment_id"),
     )
 
@@ -389,8 +374,8 @@ class Tracked(Base):
 
     __tablename__ = "tracked"
     __table_args__ = (
-        _in_workspace(of="workspace"),
-        _one_of("kind", ("open", "click")),
+        in_workspace(of="workspace"),
+        one_of("kind", ("open", "click")),
         CheckConstraint(
             "CASE kind WHEN 'open' THEN link = 0 AND url IS NULL"
             " ELSE link > 0 AND url IS NOT NULL END",
@@ -421,7 +406,7 @@ class ShapingRule(Base):
 
     __tablename__ = "shaping_rule"
     __table_args__ = (
-        _in_workspace(of="workspace"),
+        in_workspace(of="workspace"),
         CheckConstraint("spacing_s > 0", name="spacing_s"),
         CheckConstraint("daily_max >= 0", name="daily_max"),
         CheckConstraint("spacing_s IS NOT NULL OR daily_max IS NOT NULL", name="limit"),
@@ -431,8 +416,8 @@ class ShapingRule(Base):
     pattern: Mapped[str] = mapped_column(primary_key=True)
     spacing_s: Mapped[Decimal | None] = mapped_column(Numeric)
     daily_max: Mapped[int | None] = mapped_column(Integer)
-    created_at: Mapped[datetime] = _created()
-    updated_at: Mapped[datetime] = _created()
+    created_at: Mapped[datetime] = created()
+    updated_at: Mapped[datetime] = created()
 
 
 class DomainBudget(Base):
@@ -440,15 +425,15 @@ class DomainBudget(Base):
 
     __tablename__ = "domain_budget"
     __table_args__ = (
-        _in_workspace(of="workspace"),
+        in_workspace(of="workspace"),
         CheckConstraint("daily_max >= 0", name="daily_max"),
     )
 
     workspace_id: Mapped[int] = mapped_column(primary_key=True)
     domain: Mapped[str] = mapped_column(primary_key=True)
     daily_max: Mapped[int] = mapped_column(Integer)
-    created_at: Mapped[datetime] = _created()
-    updated_at: Mapped[datetime] = _created()
+    created_at: Mapped[datetime] = created()
+    updated_at: Mapped[datetime] = created()
 
 
 class LeadImport(Base):
@@ -460,9 +445,9 @@ class LeadImport(Base):
 
     __tablename__ = "lead_import"
     __table_args__ = (
-        _in_workspace("campaign_id", of="campaign"),
+        in_workspace("campaign_id", of="campaign"),
         UniqueConstraint("workspace_id", "idempotency_key"),
-        _one_of("status", ("reading", "done")),
+        one_of("status", ("reading", "done")),
     )
 
     workspace_id: Mapped[int] = mapped_column(primary_key=True)
@@ -477,7 +462,7 @@ class LeadImport(Base):
     mapping: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
     row_count: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     error_count: Mapped[int] = mapped_column(Integer, server_default=text("0"))
-    created_at: Mapped[datetime] = _created()
+    created_at: Mapped[datetime] = created()
     finished_at: Mapped[datetime | None]
 
 
@@ -488,7 +473,7 @@ class ImportError(Base):  # noqa: A001 - the table's name; nothing here raises t
     """
 
     __tablename__ = "import_error"
-    __table_args__ = (_in_workspace("import_id", of="lead_import"),)
+    __table_args__ = (in_workspace("import_id", of="lead_import"),)
 
     workspace_id: Mapped[int] = mapped_column(primary_key=True)
     import_id: Mapped[int] = mapped_column(primary_key=True)
@@ -503,13 +488,13 @@ class IdempotencyKey(Base):
     """A request that was answered: the same key with another body is refused."""
 
     __tablename__ = "idempotency_key"
-    __table_args__ = (_in_workspace(of="workspace"),)
+    __table_args__ = (in_workspace(of="workspace"),)
 
     workspace_id: Mapped[int] = mapped_column(primary_key=True)
     scope: Mapped[str] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(primary_key=True)
     digest: Mapped[bytes]
-    created_at: Mapped[datetime] = _created()
+    created_at: Mapped[datetime] = created()
 
 
 class Issue(Base):
@@ -517,9 +502,9 @@ class Issue(Base):
 
     __tablename__ = "issue"
     __table_args__ = (
-        _in_workspace(of="workspace"),
+        in_workspace(of="workspace"),
         UniqueConstraint("workspace_id", "subject", "code"),
-        _one_of("severity", ("info", "warning", "error")),
+        one_of("severity", ("info", "warning", "error")),
     )
 
     workspace_id: Mapped[int] = mapped_column(primary_key=True)

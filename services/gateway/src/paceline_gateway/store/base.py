@@ -1,0 +1,34 @@
+"""What the declarations of the gateway's tables share."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import CheckConstraint, ForeignKeyConstraint, func
+from sqlalchemy.orm import Mapped, mapped_column
+
+from paceline_common.db.tables import common_tables, declarative_base
+
+SCHEMA: Final = "gateway"
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import DeclarativeBase as Base
+else:
+    Base = declarative_base(SCHEMA)
+COMMON = common_tables(Base)
+
+
+def created() -> Mapped[datetime]:
+    """A column of when its row was made."""
+    return mapped_column(server_default=func.clock_timestamp())
+
+
+def in_workspace(*columns: str, of: str) -> ForeignKeyConstraint:
+    """A foreign key within one workspace: `workspace_id` is part of it."""
+    names = ("workspace_id", *columns)
+    return ForeignKeyConstraint(names, [f"{SCHEMA}.{of}.{name}" for name in names])
+
+
+def one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
+    """A check that `column` is one of these."""
+    listed = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({listed})", name=column)
