@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from typing import Any
 
 import psycopg
@@ -117,8 +118,8 @@ def test_database_and_domain_agree_on_every_transition(world: World) -> None:
                 allowed = True
                 try:
                     connection.execute(
-                        "UPDATE scheduler.send_job SET state = %s, slot_at = CASE WHEN"
-                        " %s = 'queued' THEN NULL ELSE clock_timestamp() END, not_after = CASE"
+                        "UPDATE scheduler.send_job SET fence = fence + 1, state = %s, slot_at = CASE"
+                        " WHEN %s = 'queued' THEN NULL ELSE clock_timestamp() END, not_after = CASE"
                         " WHEN %s = 'queued' THEN NULL ELSE clock_timestamp() END",
                         (new, new, new),
                     )
@@ -323,16 +324,83 @@ def test_outcomes_move_the_job_and_the_budget_once(world: World, sender: Caller)
 
 
 def test_job_in_doubt_is_settled_but_never_simply_retried(world: World, sender: Caller) -> None:
-    world.reserved(2)
-    sender.claim([1, 2])
-    for number in (1, 2):
+    world.reserved(4)
+    sender.claim([1, 2, 3, 4])
+    for number in (1, 2, 3):
         assert sender.finish(number, "in_doubt")
     assert not sender.finish(1, "unsent")
     assert not sender.finish(1, "deferred")
+    assert not sender.finish(4, "proven_unsent"), "its submission is still under way"
     assert sender.finish(1, "accepted")
     assert sender.finish(2, "failed", "settled")
-    assert [state(world, n)[0] for n in (1, 2)] == ["sent", "failed"]
-    assert [budget(world, n)[0] for n in (1, 2)] == [0, 0]
+    assert sender.finish(3, "rejected", "hard"), "its own answer, late"
+    assert [state(world, n)[0] for n in range(1, 5)] == ["sent", "failed", "bounced", "sending"]
+    assert [budget(world, n)[0] for n in (1, 2, 3)] == [0, 0, 0]
+    for number, outcome in product((1, 2, 3), ("proven_unsent", "accepted", "failed")):
+        assert not sender.finish(number, outcome), "what is settled stays so"
+
+
+def test_job_proven_unsent_gets_its_place_back_and_its_capacity_stays_spent(
+    world: World, sender: Caller
+) -> None:
+    world.reserved(3)
+    world.sql("UPDATE send_job SET due_at = '2026-01-01' WHERE job_id = 1")
+    world.sql("UPDATE send_job SET sticky = true WHERE job_id = 2")
+    sender.claim([1, 2, 3])
+    for number in (1, 2, 3):
+        assert sender.finish(number, "in_doubt", "no_outcome")
+    world.sql("DELETE FROM pace_change")
+    assert sender.finish(1, "proven_unsent", "proven_unsent")
+    assert sender.finish(2, "proven_unsent", "proven_unsent")
+    later = datetime.now(UTC) + timedelta(minutes=5)
+    assert sender.finish(3, "proven_unsent", "soft", retry_at=later)
+    assert not sender.finish(1, "proven_unsent"), "again changes nothing"
+    assert world.sql(
+        "SELECT state, fence, reason, attempts, slot_at, not_after FROM send_job ORDER BY job_id"
+    ) == [
+        ("queued", 2, "proven_unsent", 1, None, None),
+        ("queued", 2, "proven_unsent", 1, None, None),
+        ("queued", 2, "soft", 1, None, None),
+    ]  # fmt: skip
+    assert world.sql("SELECT sticky, mailbox_id FROM send_job ORDER BY job_id") == [
+        (False, None), (True, 2), (False, None),
+    ]  # fmt: skip
+    assert world.one("SELECT due_at FROM send_job WHERE job_id = 1") == datetime(
+        2026, 1, 1, tzinfo=UTC
+    )
+    assert world.one("SELECT due_at FROM send_job WHERE job_id = 3") == later
+    # The request may have left: the day's count keeps it, and the slot is not returned.
+    assert [budget(world, n) for n in (1, 2, 3)] == [(0, 1, 1)] * 3
+    assert world.sql("SELECT 1 FROM slot WHERE returned_at IS NOT NULL") == []
+    told = [one for (jobs,) in world.sql("SELECT jobs FROM pace_change") for one in jobs]
+    assert sorted(told) == [1, 2, 3]
+
+
+def test_nothing_is_queued_again_for_an_enrollment_that_ended(
+    world: World, sender: Caller, gateway: Caller
+) -> None:
+    world.reserved(3)
+    sender.claim([1, 2, 3])
+    assert sender.finish(1, "in_doubt")
+    stop = "SELECT scheduler.stop_enrollment(%s, %s, 'stopped', 'by_operator')"
+    for number in (1, 2, 3):
+        assert gateway.call(stop, WS, number) is True
+    assert sender.finish(1, "proven_unsent")
+    assert sender.finish(2, "deferred", "soft")
+    assert sender.finish(3, "unsent", "too_late")
+    assert [state(world, n) for n in (1, 2, 3)] == [("cancelled", 2, "by_operator")] * 3
+    assert [budget(world, n)[0] for n in (1, 2, 3)] == [0, 0, 0]
+    assert world.sql("SELECT job_id FROM slot WHERE returned_at IS NOT NULL") == [(3,)]
+
+
+def test_a_job_in_doubt_is_queued_again_under_a_new_fence_only(
+    world: World, sender: Caller
+) -> None:
+    world.reserved(1)
+    sender.claim([1])
+    sender.finish(1, "in_doubt")
+    with pytest.raises(psycopg.errors.CheckViolation, match="may not go from in_doubt to queued"):
+        world.sql("UPDATE send_job SET state = 'queued', slot_at = NULL, not_after = NULL")
 
 
 def test_capacity_goes_back_to_its_own_day_and_hour_only(world: World, sender: Caller) -> None:

@@ -19,8 +19,9 @@ TRANSITIONS: Final[Mapping[State, frozenset[State]]] = {
     # Failed before its claim: the message cannot be built.
     "reserved": frozenset({"sending", "queued", "failed", "cancelled"}),
     "sending": frozenset({"sent", "bounced", "failed", "in_doubt", "queued", "cancelled"}),
-    # Queued again only with proof that nothing was accepted.
-    "in_doubt": frozenset({"sent", "queued", "failed", "cancelled"}),
+    # Queued again only with proof that nothing was accepted, or by a person's word. A refusal is
+    # what a submission answered that was thought to have nobody left to answer.
+    "in_doubt": frozenset({"sent", "bounced", "failed", "queued", "cancelled"}),
     "sent": frozenset(),
     "bounced": frozenset(),
     "failed": frozenset(),

@@ -1,10 +1,14 @@
 -- Purpose: record what became of submissions, in the caller's transaction.
 -- One entry per job. Outcomes: accepted -> sent; deferred -> queued at p_retry_at (capacity
 -- spent); rejected -> bounced; failed -> failed, with its enrollment; in_doubt; unsent -> queued
--- at p_retry_at or now (proof that nothing left: capacity is given back).
+-- at p_retry_at or now (proof that nothing left: capacity is given back); proven_unsent -> queued
+-- at p_retry_at, else with the place it had (proof that nothing was accepted: the request may have
+-- left, so the capacity stays spent).
 -- applied = false where fence or state do not match: repeating a call changes nothing.
--- accepted and failed also settle a job in doubt. A job that fails while still reserved (its
--- message cannot be built) gives its slot back.
+-- A job in doubt is settled by accepted, rejected, failed and proven_unsent alone: the words for
+-- "try again" of a submission under way (deferred, unsent) are refused, and proven_unsent is for
+-- jobs in doubt only. A job that fails while still reserved (its message cannot be built) gives
+-- its slot back. What would be queued again for an enrollment that has ended is cancelled.
 -- Lock order: enrollments (of failed ones), jobs, budgets.
 CREATE OR REPLACE FUNCTION scheduler.finish_send(
     p_workspaces bigint[], p_jobs bigint[], p_fences integer[], p_outcomes text[],
@@ -21,7 +25,8 @@ DECLARE
 BEGIN
     SELECT o INTO v_unknown FROM unnest(p_outcomes) AS o
     WHERE o IS NULL
-        OR o NOT IN ('accepted', 'deferred', 'rejected', 'failed', 'in_doubt', 'unsent')
+        OR o NOT IN ('accepted', 'deferred', 'rejected', 'failed', 'in_doubt', 'unsent',
+            'proven_unsent')
     LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
@@ -74,35 +79,45 @@ BEGIN
         WHEN 'unsent' THEN ARRAY['reserved', 'sending']
         WHEN 'failed' THEN ARRAY['reserved', 'sending', 'in_doubt']
         WHEN 'accepted' THEN ARRAY['sending', 'in_doubt']
+        WHEN 'rejected' THEN ARRAY['sending', 'in_doubt']
+        WHEN 'proven_unsent' THEN ARRAY['in_doubt']
         ELSE ARRAY['sending']
     END);
 
     UPDATE send_job AS j
     SET state = CASE u.outcome
             WHEN 'accepted' THEN 'sent' WHEN 'rejected' THEN 'bounced' WHEN 'failed' THEN 'failed'
-            WHEN 'in_doubt' THEN 'in_doubt' ELSE 'queued' END,
-        reason = CASE WHEN u.outcome = 'accepted' THEN NULL ELSE coalesce(u.reason, u.outcome) END,
+            WHEN 'in_doubt' THEN 'in_doubt'
+            ELSE CASE WHEN u.ended IS NULL THEN 'queued' ELSE 'cancelled' END END,
+        reason = CASE WHEN u.outcome = 'accepted' THEN NULL
+            ELSE coalesce(u.ended, u.reason, u.outcome) END,
         updated_at = clock_timestamp(),
         attempts = j.attempts + (u.was = 'sending' AND u.outcome <> 'unsent')::integer,
-        fence = j.fence + (u.outcome IN ('deferred', 'unsent'))::integer,
-        due_at = CASE WHEN u.outcome IN ('deferred', 'unsent')
-            THEN coalesce(u.retry_at, clock_timestamp()) ELSE j.due_at END,
-        slot_at = CASE WHEN u.outcome IN ('deferred', 'unsent') THEN NULL ELSE j.slot_at END,
-        not_after = CASE WHEN u.outcome IN ('deferred', 'unsent') THEN NULL ELSE j.not_after END,
+        fence = j.fence + u.again::integer,
+        due_at = CASE WHEN u.outcome = 'proven_unsent' THEN coalesce(u.retry_at, j.due_at)
+            WHEN u.again THEN coalesce(u.retry_at, clock_timestamp()) ELSE j.due_at END,
+        slot_at = CASE WHEN u.again THEN NULL ELSE j.slot_at END,
+        not_after = CASE WHEN u.again THEN NULL ELSE j.not_after END,
         -- Greylisting remembers who asked (RFC 6647 §2): a soft deferral comes back to the
         -- same mailbox. The other classes speak of the mailbox itself.
         sticky = j.sticky OR u.pins,
-        mailbox_id = CASE WHEN j.sticky OR u.pins OR u.outcome NOT IN ('deferred', 'unsent')
-            THEN j.mailbox_id END,
-        pool_id = CASE WHEN j.sticky OR u.pins OR u.outcome NOT IN ('deferred', 'unsent')
-            THEN j.pool_id END,
+        mailbox_id = CASE WHEN j.sticky OR u.pins OR NOT u.again THEN j.mailbox_id END,
+        pool_id = CASE WHEN j.sticky OR u.pins OR NOT u.again THEN j.pool_id END,
         first_deferred_at = CASE WHEN u.outcome = 'deferred'
             THEN coalesce(j.first_deferred_at, clock_timestamp()) ELSE j.first_deferred_at END
     FROM (
-        SELECT x.*, x.outcome = 'deferred' AND coalesce(split_part(x.reason, ':', 1)
-            NOT IN ('limit', 'auth', 'config', 'block'), true) AS pins
-        FROM unnest(v_ws, v_job, v_was, v_outcome, v_reason, v_retry)
-            AS x(ws, job, was, outcome, reason, retry_at)
+        SELECT x.*, e.ended, x.outcome = 'deferred' AND coalesce(split_part(x.reason, ':', 1)
+            NOT IN ('limit', 'auth', 'config', 'block'), true) AS pins,
+            x.outcome IN ('deferred', 'unsent', 'proven_unsent') AS again
+        FROM unnest(v_ws, v_job, v_was, v_outcome, v_reason, v_retry, v_enrollment)
+            AS x(ws, job, was, outcome, reason, retry_at, enrollment)
+        -- Whoever ends an enrollment locks its jobs: it came before, or cancels what it then finds.
+        LEFT JOIN LATERAL (
+            SELECT e.reason AS ended FROM enrollment AS e
+            WHERE x.outcome IN ('deferred', 'unsent', 'proven_unsent')
+                AND (e.workspace_id, e.enrollment_id) = (x.ws, x.enrollment)
+                AND e.state <> 'active' OFFSET 0
+        ) AS e ON true
     ) AS u
     WHERE (j.workspace_id, j.job_id) = (u.ws, u.job);
 
@@ -120,7 +135,7 @@ BEGIN
     INSERT INTO pace_change (workspace_id, jobs)
     SELECT u.ws, array_agg(u.job)
     FROM unnest(v_ws, v_job, v_outcome) AS u(ws, job, outcome)
-    WHERE u.outcome IN ('deferred', 'unsent')
+    WHERE u.outcome IN ('deferred', 'unsent', 'proven_unsent')
     GROUP BY u.ws;
 
     RETURN QUERY

@@ -3,8 +3,8 @@
 SELECT j.workspace_id, j.job_id, j.campaign_id,
     CASE WHEN j.sticky THEN j.mailbox_id END AS mailbox_id, coalesce(a.host, 0) AS host,
     floor(extract(epoch FROM j.due_at) * 1000)::bigint AS due_ms,
-    coalesce(j.reason IN ('suspended', 'lease_expired', 'not_admitted', 'reassigned'), false)
-        AS had_turn
+    coalesce(j.reason IN ('suspended', 'lease_expired', 'not_admitted', 'reassigned',
+        'proven_unsent', 'settled_unsent'), false) AS had_turn
 FROM unnest(CAST(:workspaces AS bigint[]), CAST(:jobs AS bigint[])) AS u(workspace_id, job_id)
 JOIN scheduler.send_job AS j USING (workspace_id, job_id)
 LEFT JOIN scheduler.campaign_policy AS p
