@@ -5,11 +5,14 @@ The parsing is h11's; what a request means is the application's business.
 
 import asyncio
 import json
+import random
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -34,13 +37,15 @@ FaultKind = Literal[
 class Fault:
     """What the twin does wrong with the next `times` requests of one `operation` ("any": all).
 
-    `mailbox` narrows it to one; `status`, `code`, `message` and `retry_after_s` make the answer.
+    `mailbox` narrows it to one, `share` to so many of them, drawn at random (0 to 1);
+    `status`, `code`, `message` and `retry_after_s` make the answer.
     """
 
     operation: str
     kind: FaultKind
     times: int = 1
     mailbox: str | None = None
+    share: float = 1.0
     status: int = 503
     code: str = "serviceNotAvailable"
     message: str = "The service is unavailable."
@@ -48,9 +53,41 @@ class Fault:
     delay_s: float = 0.05
 
 
+@dataclass
+class Faults:
+    """What is still to go wrong, in the order it was set; `done` counts what did, by kind."""
+
+    waiting: list[Fault] = field(default_factory=list)
+    done: dict[str, int] = field(default_factory=dict)
+    rng: random.Random = field(default_factory=lambda: random.Random(1))
+
+    def add(self, fault: Fault) -> Fault:
+        """Let something go wrong from now on."""
+        self.waiting.append(fault)
+        return fault
+
+    def take(self, operation: str, mailbox: str | None) -> Fault | None:
+        """Return, and use up, what goes wrong with a request of this operation and mailbox."""
+        for fault in self.waiting:
+            if fault.operation not in (operation, "any"):
+                continue
+            if fault.mailbox not in (None, mailbox):
+                continue
+            if fault.share < 1 and self.rng.random() >= fault.share:
+                continue
+            fault.times -= 1
+            self.waiting = [one for one in self.waiting if one.times > 0]
+            self.done[fault.kind] = self.done.get(fault.kind, 0) + 1
+            return fault
+        return None
+
+
 @dataclass(frozen=True)
 class Request:
-    """One request; header names in lower case, path segments decoded."""
+    """One request; header names in lower case, path segments decoded.
+
+    `at`: the machine's time when its head had been read.
+    """
 
     method: str
     path: tuple[str, ...]
@@ -58,6 +95,7 @@ class Request:
     headers: Mapping[str, str]
     body: bytes = b""
     target: str = ""
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 @dataclass(frozen=True)
@@ -110,7 +148,10 @@ class _Gone(Exception):
 
 @asynccontextmanager
 async def served(
-    application: Application, host: str = "127.0.0.1", port: int = 0
+    application: Application,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[int]:
     """Serve until the block ends; gives the port."""
     tasks: set[asyncio.Task[None]] = set()
@@ -127,7 +168,7 @@ async def served(
             writer.close()
             tasks.discard(task)
 
-    server = await asyncio.start_server(serve, host, port)
+    server = await asyncio.start_server(serve, host, port, ssl=tls)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
@@ -174,9 +215,7 @@ class _Connection:
         if kind == "reset_in_body":
             await self._next()
             self._reset()
-        request = Request(
-            head.method, head.path, head.query, head.headers, await self._body(), head.target
-        )
+        request = replace(head, body=await self._body())
         if fault is None:
             await self._send(await self.application.answer(request))
             return
@@ -236,13 +275,13 @@ class _Connection:
         raise _Gone
 
     async def _body(self) -> bytes:
-        body = b""
+        blocks: list[bytes] = []
         while True:
             event = await self._next()
             if isinstance(event, h11.EndOfMessage):
-                return body
+                return b"".join(blocks)
             assert isinstance(event, h11.Data)
-            body += event.data
+            blocks.append(event.data)
 
     async def _next(self) -> h11.Event:
         while True:

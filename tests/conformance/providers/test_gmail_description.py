@@ -8,13 +8,14 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from email.message import EmailMessage
 from importlib.resources import files
 from typing import Any, Final
 
 import httpx
 import pytest
 from tests.conformance.providers.stage import RECIPIENT, SENDER, message
-from tests.twins.gmail.oauth import ALL_MAIL, PREFIX
+from tests.twins.gmail.oauth import ALL_MAIL, EVERYTHING, PREFIX
 from tests.twins.gmail.operations import GLOBAL_PARAMETERS, OPERATIONS, Operation
 from tests.twins.gmail.server import GmailTwin, running
 
@@ -82,9 +83,11 @@ class Described:
     shown: set[str] = field(default_factory=set)
 
     async def ask(self, name: str, /, item: str = "", body: Any = None, **parameters: Any) -> Any:
-        """Do an operation; returns its answer."""
+        """Do an operation; returns its answer. A `messageId` goes into the path."""
         published = described(self.description, name)
-        path = published["path"].format(userId="me", id=item)
+        path = published["path"].format(
+            userId="me", id=item, messageId=parameters.pop("messageId", "")
+        )
         answer = await self.http.request(
             published["httpMethod"], path, params=parameters, json=body
         )
@@ -143,7 +146,7 @@ async def test_every_answer_is_described(description: dict[str, Any]) -> None:
     async with running(twin) as (_, url):
         twin.add_mailbox(SENDER)
         twin.add_mailbox(RECIPIENT)
-        token = twin.identity.grant(SENDER)["access_token"]
+        token = twin.identity.grant(SENDER, (*EVERYTHING, ALL_MAIL))["access_token"]
         headers = {"Authorization": f"Bearer {token}"}
         async with httpx.AsyncClient(base_url=url, headers=headers, trust_env=False) as http:
             ours = Described(http, description)
@@ -159,7 +162,17 @@ async def test_every_answer_is_described(description: dict[str, Any]) -> None:
         "ListHistoryResponse.history.labelsAdded.labelIds",
         "ListHistoryResponse.historyId", "ListMessagesResponse.nextPageToken",
         "ListDraftsResponse.drafts.id", "Profile.historyId", "ListLabelsResponse.labels.name",
+        "ListThreadsResponse.threads.historyId", "MessagePartBody.data", "Label.messagesUnread",
+        "Message.payload.parts.body.attachmentId", "ListSendAsResponse.sendAs.sendAsEmail",
     }  # fmt: skip
+
+
+def _with_attachment() -> bytes:
+    built = EmailMessage()
+    built["From"], built["To"], built["Subject"] = RECIPIENT, SENDER, "With a table"
+    built.set_content("See the table.")
+    built.add_attachment(b"a,b\r\n", maintype="text", subtype="csv", filename="table.csv")
+    return bytes(built)
 
 
 async def _tour(ours: Described, twin: GmailTwin) -> None:
@@ -184,7 +197,21 @@ async def _tour(ours: Described, twin: GmailTwin) -> None:
     await ours.ask("users.drafts.list", q="in:drafts")
     await ours.ask("users.drafts.send", body={"id": draft["id"]})
     other = await ours.ask("users.drafts.create", body={"message": {"raw": raw}})
+    await ours.ask("users.drafts.update", other["id"], {"message": {"raw": raw}})
     await ours.ask("users.drafts.delete", other["id"])
+    attached = twin.mailboxes[SENDER].receive(_with_attachment())
+    shown = await ours.ask("users.messages.get", attached.id)
+    part = shown["payload"]["parts"][1]["body"]
+    whole = await ours.ask(
+        "users.messages.attachments.get", part["attachmentId"], messageId=attached.id
+    )
+    assert base64.urlsafe_b64decode(whole["data"]) == b"a,b\r\n"
+    await ours.ask("users.messages.trash", attached.id)
+    await ours.ask("users.messages.untrash", attached.id)
+    await ours.ask("users.messages.delete", attached.id)
+    await ours.ask("users.threads.list", labelIds="SENT")
+    await ours.ask("users.labels.get", "INBOX")
+    await ours.ask("users.settings.sendAs.list")
     await ours.ask("users.threads.get", sent["threadId"], format="metadata")
     await ours.ask("users.history.list", startHistoryId=start)
     await ours.ask(

@@ -148,6 +148,68 @@ async def test_history_tells_what_arrived_and_forgets_in_time(google: Google) ->
     assert stale.value.status_code == 404
 
 
+async def test_a_draft_is_changed_under_the_same_id_and_sent_into_its_thread(
+    google: Google,
+) -> None:
+    first = await google.run(google.users.messages().send(userId="me", body=raw(message("job_1"))))
+    drafts = google.users.drafts()
+    draft = await google.run(drafts.create(userId="me", body={"message": raw(message("job_x"))}))
+    data = message("job_2", subject="Re: Hello", extra="References: <job_1@north.test>\r\n")
+    body = {"message": raw(data) | {"threadId": first["threadId"]}}
+    changed = await google.run(drafts.update(userId="me", id=draft["id"], body=body))
+    assert changed["id"] == draft["id"]
+    assert changed["message"]["threadId"] == first["threadId"]
+    sent = await google.run(drafts.send(userId="me", body={"id": draft["id"]}))
+    assert sent["threadId"] == first["threadId"]
+    assert [one.job for one in google.twin.submissions] == ["job_1", "job_2"]
+    threads = await google.run(google.users.threads().list(userId="me", labelIds=["SENT"]))
+    assert [one["id"] for one in threads["threads"]] == [first["threadId"]]
+
+
+async def test_history_tells_of_labels_and_deletions_and_of_a_draft_that_was_sent(
+    google: Google,
+) -> None:
+    start = (await google.run(google.users.getProfile(userId="me")))["historyId"]
+    drafts = google.users.drafts()
+    draft = await google.run(drafts.create(userId="me", body={"message": raw(message("job_1"))}))
+    sent = await google.run(drafts.send(userId="me", body={"id": draft["id"]}))
+    await google.run(
+        google.users.messages().modify(
+            userId="me", id=sent["id"], body={"addLabelIds": ["STARRED"]}
+        )
+    )
+    await google.run(google.users.messages().trash(userId="me", id=sent["id"]))
+    page = await google.run(google.users.history().list(userId="me", startHistoryId=start))
+    told = [
+        (kind, entry["message"]["id"], entry.get("labelIds"))
+        for record in page["history"]
+        for kind in ("messagesAdded", "messagesDeleted", "labelsAdded")
+        for entry in record.get(kind, ())
+    ]
+    drafted = draft["message"]["id"]
+    assert told == [
+        ("messagesAdded", drafted, None), ("messagesDeleted", drafted, None),
+        ("messagesAdded", sent["id"], None), ("labelsAdded", sent["id"], ["STARRED"]),
+        ("labelsAdded", sent["id"], ["TRASH"]),
+    ]  # fmt: skip
+    assert page["historyId"] > start
+    newest = await google.run(
+        google.users.history().list(userId="me", startHistoryId=page["historyId"])
+    )
+    assert "history" not in newest
+    unread = await google.run(google.users.labels().get(userId="me", id="TRASH"))
+    assert unread["messagesTotal"] == 1
+
+
+async def test_what_was_sent_shows_late_in_the_search_index(google: Google) -> None:
+    google.twin.mailboxes[SENDER].conduct.index_lag_s = 60
+    sent = await google.run(google.users.messages().send(userId="me", body=raw(message("job_1"))))
+    listing = google.users.messages().list(userId="me", q="in:sent to:bob@example.test")
+    assert "messages" not in await google.run(listing)
+    google.twin.advance(61)
+    assert [one["id"] for one in (await google.run(listing))["messages"]] == [sent["id"]]
+
+
 async def test_an_expired_token_is_refreshed_and_a_revoked_one_is_not(google: Google) -> None:
     google.twin.identity.expire(SENDER)
     await google.run(google.users.getProfile(userId="me"))

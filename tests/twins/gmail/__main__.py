@@ -1,30 +1,30 @@
-"""`python -m tests.twins.gmail --port N`: run the Gmail twin, for development and tests only."""
+"""`python -m tests.twins.gmail`: run the Gmail twin, for development and tests only."""
 
-import argparse
 import asyncio
-import signal
-import sys
+import random
 
-from tests.twins.gmail.server import running
-
-
-async def serve(host: str, port: int) -> None:
-    """Serve until SIGTERM or SIGINT."""
-    stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    async with running(host=host, port=port) as (_, url):
-        sys.stderr.write(f"Gmail twin on {url}; it is not Gmail, keep secrets away\n")
-        sys.stderr.flush()
-        await stopped.wait()
+from tests.twins.gmail.server import GmailTwin, running
+from tests.twins.process import parser, secure, until_told
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="tests.twins.gmail", description=__doc__)
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, required=True)
-    arguments = parser.parse_args()
-    asyncio.run(serve(arguments.host, arguments.port))
+    """Serve until SIGTERM or SIGINT."""
+    known = parser("gmail", __doc__)
+    known.add_argument("--smtp-port", type=int, help="takes in mail for its accounts (0: any)")
+    known.add_argument("--interactive", action="store_true", help="consent by pages")
+    arguments = known.parse_args()
+
+    async def serve() -> None:
+        twin = GmailTwin(secure=secure(arguments))
+        twin.identity.interactive = arguments.interactive
+        twin.faults.rng = random.Random(arguments.seed)
+        async with running(
+            twin, arguments.host, arguments.port,
+            smtp_port=arguments.smtp_port, relay_to=arguments.relay,
+        ) as (_, url):  # fmt: skip
+            await until_told("Gmail", {"url": url, "smtp_port": twin.smtp_port})
+
+    asyncio.run(serve())
 
 
 if __name__ == "__main__":

@@ -2,17 +2,27 @@
 
 import base64
 import binascii
+import bisect
+import itertools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from email import message_from_bytes, policy
 from typing import Any, Final, TypeVar
 
-from tests.twins.gmail.mailbox import SYSTEM_LABELS, Mailbox, Refused, Stored, rendered
+from tests.twins.gmail.mailbox import (
+    SYSTEM_LABELS,
+    Mailbox,
+    Refused,
+    Stored,
+    attachment,
+    rendered,
+)
 from tests.twins.gmail.oauth import PREFIX, Access
 from tests.twins.gmail.operations import Asked
-from tests.twins.gmail.search import matcher
+from tests.twins.gmail.search import matcher, since
 
 _Item = TypeVar("_Item")
 
@@ -30,7 +40,7 @@ _MAX_JSON_BYTES: Final = 5_242_880
 
 @dataclass
 class Call:
-    """One request to one mailbox; parameters may repeat."""
+    """One request to one mailbox, which came at `asked_at`; parameters may repeat."""
 
     mailbox: Mailbox
     access: Access
@@ -39,6 +49,7 @@ class Call:
     content_type: str
     body: bytes
     is_upload: bool
+    asked_at: datetime
 
     def run(self) -> dict[str, Any] | None:
         """Do it; None where the answer is empty."""
@@ -48,15 +59,24 @@ class Call:
             "users.messages.list": self._list,
             "users.messages.get": self._get,
             "users.messages.modify": self._modify,
+            "users.messages.trash": lambda: self._relabelled({"TRASH"}, {"INBOX"}),
+            "users.messages.untrash": lambda: self._relabelled((), {"TRASH"}),
+            "users.messages.delete": self._remove,
+            "users.messages.attachments.get": self._attachment,
             "users.drafts.send": self._send_draft,
             "users.drafts.create": self._create_draft,
             "users.drafts.list": self._list_drafts,
             "users.drafts.get": self._get_draft,
+            "users.drafts.update": self._update_draft,
             "users.drafts.delete": self._delete_draft,
             "users.threads.get": self._thread,
+            "users.threads.list": self._list_threads,
             "users.history.list": self._history,
             "users.labels.list": self._labels,
+            "users.labels.get": self._label,
+            "users.settings.sendAs.list": self._send_as,
         }
+        self.mailbox.settle()
         self.mailbox.spend(self.asked.operation.units)
         return handlers[self.asked.name]()
 
@@ -64,7 +84,7 @@ class Call:
         return {
             "emailAddress": self.mailbox.email,
             "messagesTotal": len(self.mailbox.messages),
-            "threadsTotal": len({one.thread_id for one in self.mailbox.messages.values()}),
+            "threadsTotal": len(self.mailbox.thread_ids),
             "historyId": str(self.mailbox.history_id),
         }
 
@@ -72,7 +92,7 @@ class Call:
 
     def _send(self) -> dict[str, Any]:
         raw, resource = self._message(lambda document: document)
-        return _brief(self.mailbox.send(raw, resource.get("threadId")))
+        return _brief(self.mailbox.send(raw, resource.get("threadId"), self.asked_at))
 
     def _create_draft(self) -> dict[str, Any]:
         raw, resource = self._message(lambda document: document.get("message", {}))
@@ -80,7 +100,8 @@ class Call:
         return {"id": draft_id, "message": _brief(self.mailbox.draft(draft_id))}
 
     def _send_draft(self) -> dict[str, Any]:
-        return _brief(self.mailbox.send_draft(str(self._json(self.body).get("id"))))
+        draft_id = str(self._json(self.body).get("id"))
+        return _brief(self.mailbox.send_draft(draft_id, self.asked_at))
 
     def _message(
         self, resource_of: Callable[[dict[str, Any]], dict[str, Any]]
@@ -146,7 +167,12 @@ class Call:
             for draft_id in self.mailbox.drafts
             if matcher(self._one("q", ""))(one := self.mailbox.draft(draft_id))
         ]
-        return self._paged("drafts", found) | {"resultSizeEstimate": len(found)}
+        return self._paged("drafts", found)
+
+    def _update_draft(self) -> dict[str, Any]:
+        raw, resource = self._message(lambda document: document.get("message", {}))
+        self.mailbox.update_draft(self.asked.item, raw, resource.get("threadId"))
+        return {"id": self.asked.item, "message": _brief(self.mailbox.draft(self.asked.item))}
 
     def _delete_draft(self) -> None:
         self.mailbox.delete_draft(self.asked.item)
@@ -154,22 +180,40 @@ class Call:
     # ---- reading
 
     def _list(self) -> dict[str, Any]:
+        found = ({"id": one.id, "threadId": one.thread_id} for one in self._matching())
+        return self._paged("messages", found)
+
+    def _list_threads(self) -> dict[str, Any]:
+        seen: dict[str, Stored] = {}
+        for one in self._matching():
+            seen.setdefault(one.thread_id, one)
+        found = [
+            {"id": thread_id, "snippet": rendered(one, "minimal")["snippet"],
+             "historyId": str(one.history_id)}
+            for thread_id, one in seen.items()
+        ]  # fmt: skip
+        return self._paged("threads", found)
+
+    def _matching(self) -> Iterator[Stored]:
+        """Yield what a list shows, newest first; nothing older than a query wants is read."""
         query = self._one("q", "")
         if query and self.access.scopes.isdisjoint(
             {"https://mail.google.com/", f"{PREFIX}gmail.modify", f"{PREFIX}gmail.readonly"}
         ):
             raise Refused(403, "forbidden", "Metadata scope does not support 'q' parameter")
-        fits = matcher(query)
+        fits, from_on, now = matcher(query), since(query), self.mailbox.now()
         hidden = set() if self._one("includeSpamTrash", "false") == "true" else {"SPAM", "TRASH"}
-        found = [
-            {"id": one.id, "threadId": one.thread_id}
-            for one in reversed(self.mailbox.messages.values())
-            if one.visible_at <= self.mailbox.now()
-            and not one.labels & hidden
-            and set(self.parameters.get("labelIds", ())) <= one.labels
-            and fits(one)
-        ]
-        return self._paged("messages", found) | {"resultSizeEstimate": len(found)}
+        wanted = set(self.parameters.get("labelIds", ()))
+        for one in reversed(self.mailbox.messages.values()):
+            if from_on is not None and one.at < from_on:
+                return
+            if (
+                one.visible_at <= now
+                and not one.labels & hidden
+                and wanted <= one.labels
+                and fits(one)
+            ):
+                yield one
 
     def _get(self) -> dict[str, Any]:
         form = self._one("format", "full")
@@ -183,11 +227,17 @@ class Call:
 
     def _modify(self) -> dict[str, Any]:
         change = self._json(self.body)
-        return _brief(
-            self.mailbox.relabel(
-                self.asked.item, change.get("addLabelIds", ()), change.get("removeLabelIds", ())
-            )
-        )
+        return self._relabelled(change.get("addLabelIds", ()), change.get("removeLabelIds", ()))
+
+    def _relabelled(self, added: Iterable[str], removed: Iterable[str]) -> dict[str, Any]:
+        return _brief(self.mailbox.relabel(self.asked.item, tuple(added), tuple(removed)))
+
+    def _remove(self) -> None:
+        self.mailbox.remove(self.asked.item)
+
+    def _attachment(self) -> dict[str, Any]:
+        data = attachment(self.mailbox.find(self.asked.message), self.asked.item)
+        return {"size": len(data), "data": base64.urlsafe_b64encode(data).decode()}
 
     def _thread(self) -> dict[str, Any]:
         messages = self.mailbox.thread(self.asked.item)
@@ -206,8 +256,10 @@ class Call:
             raise Refused(404, "notFound", "Requested entity was not found.")
         kinds, label = self.parameters.get("historyTypes"), self._one("labelId", "")
         records = []
-        for change in self.mailbox.history:
-            if change.id <= int(start) or (kinds and change.kind not in kinds):
+        history = self.mailbox.history
+        begin = bisect.bisect_right(history, int(start), key=lambda change: change.id)
+        for change in itertools.islice(history, begin, None):
+            if kinds and change.kind not in kinds:
                 continue
             stored = self.mailbox.messages.get(change.message_id)
             labels = sorted(stored.labels) if stored else list(change.labels)
@@ -221,26 +273,50 @@ class Call:
                 entry["labelIds"] = list(change.labels)
             brief = {"id": change.message_id, "threadId": message["threadId"]}
             records.append({"id": str(change.id), "messages": [brief], field: [entry]})
-        return self._paged("history", records) | {"historyId": str(self.mailbox.history_id)}
+        shown = self._paged("history", records) | {"historyId": str(self.mailbox.history_id)}
+        del shown["resultSizeEstimate"]
+        return shown
 
     def _labels(self) -> dict[str, Any]:
         return {"labels": [{"id": one, "name": one, "type": "system"} for one in SYSTEM_LABELS]}
+
+    def _label(self) -> dict[str, Any]:
+        name = self.asked.item
+        if name not in SYSTEM_LABELS:
+            raise Refused(404, "notFound", "Requested entity was not found.")
+        held = [one for one in self.mailbox.messages.values() if name in one.labels]
+        unread = [one for one in held if "UNREAD" in one.labels]
+        return {
+            "id": name, "name": name, "type": "system",
+            "messagesTotal": len(held), "messagesUnread": len(unread),
+            "threadsTotal": len({one.thread_id for one in held}),
+            "threadsUnread": len({one.thread_id for one in unread}),
+        }  # fmt: skip
+
+    def _send_as(self) -> dict[str, Any]:
+        own = {
+            "sendAsEmail": self.mailbox.email, "displayName": self.mailbox.name,
+            "replyToAddress": "", "signature": "", "isPrimary": True, "isDefault": True,
+        }  # fmt: skip
+        return {"sendAs": [own]}
 
     # ---- parameters
 
     def _one(self, name: str, default: str) -> str:
         return self.parameters.get(name, [default])[0]
 
-    def _paged(self, name: str, found: list[_Item]) -> dict[str, Any]:
+    def _paged(self, name: str, found: Iterable[_Item]) -> dict[str, Any]:
         """Return one page; an empty list is left out, as Google does."""
         start, size = self._one("pageToken", "0"), self._one("maxResults", "100")
         if not start.isdecimal() or not size.isdecimal():
             raise Refused(400, "invalidArgument", "Invalid pageToken or maxResults")
         end = int(start) + max(1, min(int(size), 500))
-        shown: dict[str, Any] = {name: found[int(start) : end]} if found[int(start) : end] else {}
-        if end < len(found):
+        looked = list(itertools.islice(found, end + 1))
+        page = looked[int(start) : end]
+        shown: dict[str, Any] = {name: page} if page else {}
+        if end < len(looked):
             shown["nextPageToken"] = str(end)
-        return shown
+        return shown | {"resultSizeEstimate": len(looked)}
 
 
 def _brief(stored: Stored) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import base64
 import itertools
 import re
 import secrets
+from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -13,9 +14,12 @@ from email.utils import format_datetime, getaddresses
 from functools import cached_property
 from typing import Any, Final
 
+from tests.twins.mime import headed, rewritten
+
 SYSTEM_LABELS: Final = ("INBOX", "SENT", "DRAFT", "SPAM", "TRASH", "UNREAD", "STARRED", "IMPORTANT")
 _REPLY_MARK: Final = re.compile(r"^(?:\s*(?:re|fwd?)\s*:)+\s*", re.IGNORECASE)
 _MESSAGE_ID: Final = re.compile(r"<[^<>\s]+@[^<>\s]+>")
+_GIVEN_BACK: Final = re.compile(rb"^Message-ID:\s*(<[^<>\s]+>)", re.IGNORECASE | re.MULTILINE)
 
 
 class Refused(Exception):
@@ -36,6 +40,8 @@ class Conduct:
     does. `index_lag_s`: how long a sent message stays out of lists and searches.
     `sends_per_day` (rolling) and `units_per_minute` are its quota; `limit_s` is how long a
     reached sending limit lasts. `has_mail`: without it "Mail service not enabled".
+    `bounces_after_s`: the report about every message sent comes after that time, with
+    `bounce_status`.
     """
 
     rewrites_message_id: bool = False
@@ -44,6 +50,8 @@ class Conduct:
     limit_s: float = 3600.0
     units_per_minute: int = 15_000
     has_mail: bool = True
+    bounces_after_s: float | None = None
+    bounce_status: str = "5.1.1"
 
 
 @dataclass
@@ -57,23 +65,38 @@ class Stored:
     visible_at: datetime
     labels: set[str]
     history_id: int = 0
+    _known: dict[str, str | None] = field(default_factory=dict, repr=False)
 
     @cached_property
     def parsed(self) -> EmailMessage:
         """The message, parsed."""
-        return _parsed(self.raw)
+        parsed = message_from_bytes(self.raw, policy=policy.default)
+        assert isinstance(parsed, EmailMessage)
+        return parsed
+
+    @cached_property
+    def head(self) -> EmailMessage:
+        """Its header alone, parsed."""
+        return headed(self.raw)
 
     def header(self, name: str) -> str | None:
         """The first header of that name, unfolded."""
-        value = self.parsed[name]
-        return None if value is None else str(value)
+        name = name.lower()
+        if name not in self._known:
+            value = self.head[name]
+            self._known[name] = None if value is None else str(value)
+        return self._known[name]
 
 
 @dataclass(frozen=True)
 class Submission:
-    """The truth about one accepted message; `raw` as its recipients get it."""
+    """The truth about one accepted message; `raw` as its recipients get it.
+
+    `asked_at` is when the send request came, `at` when it was acted upon.
+    """
 
     mailbox: str
+    asked_at: datetime
     at: datetime
     id: str
     thread_id: str
@@ -108,9 +131,15 @@ class Mailbox:
     history: list[Change] = field(default_factory=list)
     submissions: list[Submission] = field(default_factory=list)
     history_floor: int = 0
-    spent: list[tuple[datetime, int]] = field(default_factory=list)
-    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1001))
     history_id: int = 1000
+    # What leaves and where it is found again, so that no request looks at every message.
+    _spent: deque[tuple[datetime, int]] = field(default_factory=deque)
+    _units: int = 0
+    _sent_at: deque[datetime] = field(default_factory=deque)
+    _threads: dict[str, dict[str, Stored]] = field(default_factory=dict)
+    _named: dict[str, list[Stored]] = field(default_factory=dict)
+    _due: list[tuple[datetime, Submission]] = field(default_factory=list)
+    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1001))
 
     # ---- quota
 
@@ -118,15 +147,19 @@ class Mailbox:
         """Use quota units (developers.google.com/gmail/api/reference/quota)."""
         if not self.conduct.has_mail:
             raise Refused(400, "failedPrecondition", "Mail service not enabled")
-        since = self.now() - timedelta(minutes=1)
-        self.spent = [(at, spent) for at, spent in self.spent if at > since]
-        if sum(spent for _, spent in self.spent) + units > self.conduct.units_per_minute:
+        now = self.now()
+        while self._spent and self._spent[0][0] <= now - timedelta(minutes=1):
+            self._units -= self._spent.popleft()[1]
+        if self._units + units > self.conduct.units_per_minute:
             raise Refused(403, "userRateLimitExceeded", "User Rate Limit Exceeded")
-        self.spent.append((self.now(), units))
+        self._spent.append((now, units))
+        self._units += units
 
     def _may_send(self) -> None:
         since = self.now() - timedelta(days=1)
-        if sum(one.at > since for one in self.submissions) >= self.conduct.sends_per_day:
+        while self._sent_at and self._sent_at[0] <= since:
+            self._sent_at.popleft()
+        if len(self._sent_at) >= self.conduct.sends_per_day:
             until = self.now() + timedelta(seconds=self.conduct.limit_s)
             stamp = until.isoformat(timespec="milliseconds").replace("+00:00", "Z")
             raise Refused(
@@ -144,77 +177,112 @@ class Mailbox:
 
     def thread(self, thread_id: str) -> list[Stored]:
         """Return a conversation's messages, oldest first; 404."""
-        found = [one for one in self.messages.values() if one.thread_id == thread_id]
-        if not found:
+        if thread_id not in self._threads:
             raise Refused(404, "notFound", "Requested entity was not found.")
-        return found
+        return list(self._threads[thread_id].values())
 
-    def send(self, raw: bytes, thread_id: str | None) -> Stored:
+    @property
+    def thread_ids(self) -> Collection[str]:
+        """Every conversation there is, oldest first."""
+        return self._threads.keys()
+
+    def settle(self) -> None:
+        """Let the reports arrive that have become due."""
+        if not self._due:
+            return
+        now = self.now()
+        due = [one for at, one in self._due if at <= now]
+        self._due = [(at, one) for at, one in self._due if at > now]
+        for submission in due:
+            status = self.conduct.bounce_status
+            words = f"550 {status} The email account that you tried to reach is gone."
+            self.bounce(submission, status, words)
+
+    def send(self, raw: bytes, thread_id: str | None, asked_at: datetime | None = None) -> Stored:
         """Do users.messages.send."""
-        checked(raw)
+        to = checked(raw)
         if thread_id is not None:
             self.thread(thread_id)
         self._may_send()
-        return self._sent(raw, thread_id, None)
+        return self._sent(raw, to, thread_id, None, asked_at)
 
-    def send_draft(self, draft_id: str) -> Stored:
+    def send_draft(self, draft_id: str, asked_at: datetime | None = None) -> Stored:
         """Do users.drafts.send: the draft is gone, its message sent, in one step."""
         draft = self.draft(draft_id)
-        checked(draft.raw)
+        to = checked(draft.raw)
         self._may_send()
         thread = self.thread(draft.thread_id)
         self.delete_draft(draft_id)
-        return self._sent(draft.raw, draft.thread_id if len(thread) > 1 else None, draft_id)
+        joined = draft.thread_id if len(thread) > 1 else None
+        return self._sent(draft.raw, to, joined, draft_id, asked_at)
 
-    def _sent(self, raw: bytes, thread_id: str | None, draft_id: str | None) -> Stored:
+    def _sent(
+        self,
+        raw: bytes,
+        to: tuple[str, ...],
+        thread_id: str | None,
+        draft_id: str | None,
+        asked_at: datetime | None,
+    ) -> Stored:
         raw = self._as_sent(raw)
         sent = self._add(
-            raw, {"SENT"}, self._joined(raw, thread_id), lag_s=self.conduct.index_lag_s
+            raw, {"SENT"}, self._joined(headed(raw), thread_id), lag_s=self.conduct.index_lag_s
         )
+        self._sent_at.append(sent.at)
         submission = Submission(
-            self.email, sent.at, sent.id, sent.thread_id, draft_id, sent.header("Message-ID") or "",
-            recipients(raw), sent.header("X-Paceline-Job"), raw,
+            self.email, asked_at or sent.at, sent.at, sent.id, sent.thread_id, draft_id,
+            sent.header("Message-ID") or "", to, sent.header("X-Paceline-Job"), raw,
         )  # fmt: skip
         self.submissions.append(submission)
+        if self.conduct.bounces_after_s is not None:
+            at = self.now() + timedelta(seconds=self.conduct.bounces_after_s)
+            self._due.append((at, submission))
         self.deliver(submission)
         return sent
 
     def _as_sent(self, raw: bytes) -> bytes:
         """Do what Gmail does to a message's Message-ID and Bcc."""
-        old = _parsed(raw)["Message-ID"]
+        old = headed(raw)["Message-ID"]
         kept = old is not None and _MESSAGE_ID.fullmatch(str(old).strip()) is not None
-        head, _, body = raw.replace(b"\r\n", b"\n").partition(b"\n\n")
-        lines = re.split(rb"\n(?![ \t])", head)
-        gone = (
-            {b"bcc"} if kept and not self.conduct.rewrites_message_id else {b"bcc", b"message-id"}
-        )
-        lines = [line for line in lines if line.partition(b":")[0].strip().lower() not in gone]
-        if b"message-id" in gone:
-            lines.append(f"Message-ID: <CA{secrets.token_urlsafe(24)}@mail.gmail.com>".encode())
-            if old is not None:
-                lines.append(f"X-Google-Original-Message-ID: {str(old).strip()}".encode())
-        return b"\r\n".join(lines) + b"\r\n\r\n" + body.replace(b"\n", b"\r\n")
+        if kept and not self.conduct.rewrites_message_id:
+            return rewritten(raw, {b"bcc"})
+        added = [f"Message-ID: <CA{secrets.token_urlsafe(24)}@mail.gmail.com>"]
+        if old is not None:
+            added.append(f"X-Google-Original-Message-ID: {str(old).strip()}")
+        return rewritten(raw, {b"bcc", b"message-id"}, added)
 
     def receive(self, raw: bytes, labels: Collection[str] = ("INBOX", "UNREAD")) -> Stored:
         """Let a message arrive."""
-        return self._add(raw, set(labels), self._joined(raw, None, received=True))
+        head = headed(raw)
+        thread_id = self._joined(head, None, received=True)
+        if thread_id is None and head.get_content_type() == "multipart/report":
+            thread_id = self._reported(raw)
+        return self._add(raw, set(labels), thread_id)
 
-    def _joined(self, raw: bytes, thread_id: str | None, *, received: bool = False) -> str | None:
+    def _joined(
+        self, head: EmailMessage, thread_id: str | None, *, received: bool = False
+    ) -> str | None:
         """Return the conversation that a message joins, None for a new one.
 
         A sent one needs the thread's id, References or In-Reply-To, and the same subject
         (PROVIDERS §1.2); a received one has no id to give.
         """
-        parsed = _parsed(raw)
-        named = set(f"{parsed['References'] or ''} {parsed['In-Reply-To'] or ''}".split())
-        if not named:
-            return None
-        subject = _REPLY_MARK.sub("", str(parsed["Subject"] or ""))
-        for one in self.messages.values():
-            fits = one.header("Message-ID") in named and (
-                received or _REPLY_MARK.sub("", one.header("Subject") or "") == subject
-            )
-            if fits and (received or one.thread_id == thread_id):
+        subject = _REPLY_MARK.sub("", str(head["Subject"] or ""))
+        for name in f"{head['References'] or ''} {head['In-Reply-To'] or ''}".split():
+            for one in self._named.get(name, ()):
+                if received:
+                    return one.thread_id
+                if (
+                    one.thread_id == thread_id
+                    and _REPLY_MARK.sub("", one.header("Subject") or "") == subject
+                ):
+                    return thread_id
+        return None
+
+    def _reported(self, raw: bytes) -> str | None:
+        """Return the conversation of the message that a delivery report gives back."""
+        for name in _GIVEN_BACK.findall(raw):
+            for one in self._named.get(name.decode("ascii", "replace"), ()):
                 return one.thread_id
         return None
 
@@ -227,8 +295,23 @@ class Mailbox:
             number, thread_id or number, raw, now, now + timedelta(seconds=lag_s), labels
         )
         self.messages[stored.id] = stored
+        self._threads.setdefault(stored.thread_id, {})[stored.id] = stored
+        if name := (stored.header("Message-ID") or "").strip():
+            self._named.setdefault(name, []).append(stored)
         self._note("messageAdded", stored)
         return stored
+
+    def remove(self, message_id: str) -> None:
+        """Do users.messages.delete: for good."""
+        stored = self.find(message_id)
+        del self.messages[stored.id]
+        thread = self._threads[stored.thread_id]
+        del thread[stored.id]
+        if not thread:
+            del self._threads[stored.thread_id]
+        if name := (stored.header("Message-ID") or "").strip():
+            self._named[name].remove(stored)
+        self._note("messageDeleted", stored)
 
     def relabel(self, message_id: str, added: Collection[str], removed: Collection[str]) -> Stored:
         """Do users.messages.modify."""
@@ -267,23 +350,31 @@ class Mailbox:
         """Do users.drafts.create: a draft may be incomplete."""
         if thread_id is not None:
             self.thread(thread_id)
-        stored = self._add(raw, {"DRAFT"}, self._joined(raw, thread_id))
+        stored = self._add(raw, {"DRAFT"}, self._joined(headed(raw), thread_id))
         draft_id = f"r{secrets.randbits(62)}"
         self.drafts[draft_id] = stored.id
         return draft_id
+
+    def update_draft(self, draft_id: str, raw: bytes, thread_id: str | None) -> None:
+        """Do users.drafts.update: another message, under the same draft's id."""
+        old = self.draft(draft_id)
+        stored = self._add(raw, {"DRAFT"}, self._joined(headed(raw), thread_id))
+        self.drafts[draft_id] = stored.id
+        self.remove(old.id)
 
     def delete_draft(self, draft_id: str) -> None:
         """Do users.drafts.delete: for good, or 404."""
         stored = self.draft(draft_id)
         del self.drafts[draft_id]
-        del self.messages[stored.id]
-        self._note("messageDeleted", stored)
+        self.remove(stored.id)
 
     # ---- delivery reports
 
-    def bounce(self, submission: Submission, status: str, diagnostic: str) -> Stored:
+    def bounce(
+        self, submission: Submission, status: str, diagnostic: str, recipient: str | None = None
+    ) -> Stored:
         """Let Gmail's own delivery report about a submission arrive (PROVIDERS §1.3)."""
-        recipient = submission.recipients[0]
+        recipient = recipient or submission.recipients[0]
         action = "failed" if status.startswith("5") else "delayed"
         word = "Failure" if action == "failed" else "Delay"
         original = submission.raw.partition(b"\r\n\r\n")[0].decode("utf-8", "replace")
@@ -330,21 +421,21 @@ class Mailbox:
         return self.receive(report.encode())
 
 
-def checked(raw: bytes) -> None:
-    """Refuse what Gmail would not send."""
-    if not recipients(raw):
+def checked(raw: bytes) -> tuple[str, ...]:
+    """Return all that a message is addressed to, in lower case; refuse what Gmail would not send.
+
+    Bcc counts, though its recipients' copies do not show it.
+    """
+    head = headed(raw)
+    fields = [str(one) for name in ("To", "Cc", "Bcc") for one in head.get_all(name, ())]
+    to = tuple(address.lower() for _, address in getaddresses(fields) if address)
+    if not to:
         raise Refused(400, "invalidArgument", "Recipient address required")
-    if len(recipients(raw)) > 100:
+    if len(to) > 100:
         raise Refused(400, "invalidArgument", "Too many recipients")
-    if any("@" not in one for one in recipients(raw)):
+    if any("@" not in one for one in to):
         raise Refused(400, "invalidArgument", "Invalid To header")
-
-
-def recipients(raw: bytes) -> tuple[str, ...]:
-    """Return all that a message is addressed to, in lower case."""
-    parsed = _parsed(raw)
-    fields = [str(one) for name in ("To", "Cc", "Bcc") for one in parsed.get_all(name, ())]
-    return tuple(address.lower() for _, address in getaddresses(fields) if address)
+    return to
 
 
 def rendered(
@@ -394,10 +485,31 @@ def _part(part: EmailMessage, number: str) -> dict[str, Any]:
             if isinstance(one, EmailMessage)
         ]
         return shown
-    content = part.get_payload(decode=True)
-    data = content if isinstance(content, bytes) else b""
-    shown["body"] = {"size": len(data), "data": base64.urlsafe_b64encode(data).decode()}
+    data = content_of(part)
+    if shown["filename"]:
+        # Attachments are asked for by themselves (users.messages.attachments.get).
+        shown["body"] = {"attachmentId": f"ANGjdJ{number}", "size": len(data)}
+    else:
+        shown["body"] = {"size": len(data), "data": base64.urlsafe_b64encode(data).decode()}
     return shown
+
+
+def content_of(part: EmailMessage) -> bytes:
+    """Return a part's bytes, decoded."""
+    content = part.get_payload(decode=True)
+    return content if isinstance(content, bytes) else b""
+
+
+def attachment(stored: Stored, attachment_id: str) -> bytes:
+    """Return an attachment by its place in the message; 404."""
+    part: EmailMessage | None = stored.parsed
+    for number in attachment_id.removeprefix("ANGjdJ").split("."):
+        inner = list(part.iter_parts()) if part is not None and part.is_multipart() else []
+        found = inner[int(number)] if number.isdecimal() and int(number) < len(inner) else None
+        part = found if isinstance(found, EmailMessage) else None
+    if part is None:
+        raise Refused(404, "notFound", "Requested entity was not found.")
+    return content_of(part)
 
 
 def _snippet(message: EmailMessage) -> str:
@@ -405,9 +517,3 @@ def _snippet(message: EmailMessage) -> str:
     if body is None or body.is_multipart():
         return ""
     return " ".join(str(body.get_content()).split())[:200]
-
-
-def _parsed(raw: bytes) -> EmailMessage:
-    parsed = message_from_bytes(raw, policy=policy.default)
-    assert isinstance(parsed, EmailMessage)
-    return parsed

@@ -16,6 +16,7 @@ _META: Final = frozenset({f"{PREFIX}gmail.metadata"})
 _COMPOSE: Final = frozenset({f"{PREFIX}gmail.compose"})
 _MODIFY: Final = frozenset({ALL_MAIL, f"{PREFIX}gmail.modify"})
 _LABELS: Final = frozenset({f"{PREFIX}gmail.labels"})
+_SETTINGS: Final = frozenset({f"{PREFIX}gmail.settings.basic"})
 
 GLOBAL_PARAMETERS: Final = frozenset(
     {"alt", "fields", "key", "prettyPrint", "quotaUser", "uploadType", "upload_protocol"}
@@ -52,6 +53,14 @@ OPERATIONS: Final = {
         "GET", f"{_USER}/messages/{{id}}", _MODIFY | _META | _READ, 5, _FORMAT
     ),
     "users.messages.modify": Operation("POST", f"{_USER}/messages/{{id}}/modify", _MODIFY, 5),
+    "users.messages.trash": Operation("POST", f"{_USER}/messages/{{id}}/trash", _MODIFY, 5),
+    "users.messages.untrash": Operation("POST", f"{_USER}/messages/{{id}}/untrash", _MODIFY, 5),
+    "users.messages.delete": Operation(
+        "DELETE", f"{_USER}/messages/{{id}}", frozenset({ALL_MAIL}), 10
+    ),
+    "users.messages.attachments.get": Operation(
+        "GET", f"{_USER}/messages/{{messageId}}/attachments/{{id}}", _MODIFY | _READ, 5
+    ),
     "users.drafts.send": Operation(
         "POST", f"{_USER}/drafts/send", _MODIFY | _COMPOSE, 100, uploads=True
     ),
@@ -64,11 +73,17 @@ OPERATIONS: Final = {
     "users.drafts.get": Operation(
         "GET", f"{_USER}/drafts/{{id}}", _MODIFY | _COMPOSE | _READ, 5, frozenset({"format"})
     ),
+    "users.drafts.update": Operation(
+        "PUT", f"{_USER}/drafts/{{id}}", _MODIFY | _COMPOSE, 15, uploads=True
+    ),
     "users.drafts.delete": Operation(
         "DELETE", f"{_USER}/drafts/{{id}}", _MODIFY | _COMPOSE, 10
     ),
     "users.threads.get": Operation(
         "GET", f"{_USER}/threads/{{id}}", _MODIFY | _META | _READ, 10, _FORMAT
+    ),
+    "users.threads.list": Operation(
+        "GET", f"{_USER}/threads", _MODIFY | _META | _READ, 10, _LIST | {"labelIds"}
     ),
     "users.history.list": Operation(
         "GET", f"{_USER}/history", _MODIFY | _META | _READ, 2,
@@ -76,6 +91,12 @@ OPERATIONS: Final = {
     ),
     "users.labels.list": Operation(
         "GET", f"{_USER}/labels", _MODIFY | _LABELS | _META | _READ, 1
+    ),
+    "users.labels.get": Operation(
+        "GET", f"{_USER}/labels/{{id}}", _MODIFY | _LABELS | _META | _READ, 1
+    ),
+    "users.settings.sendAs.list": Operation(
+        "GET", f"{_USER}/settings/sendAs", _MODIFY | _READ | _SETTINGS, 1
     ),
 }  # fmt: skip
 
@@ -87,12 +108,13 @@ _PATTERNS: Final = {
 
 @dataclass(frozen=True)
 class Asked:
-    """Which operation a request is, on whose mailbox, on which item."""
+    """Which operation a request is, on whose mailbox, on which item (of which message)."""
 
     name: str
     operation: Operation
     user: str
     item: str
+    message: str = ""
 
 
 def asked(method: str, path: str) -> Asked | None:
@@ -101,7 +123,10 @@ def asked(method: str, path: str) -> Asked | None:
     for name, operation in OPERATIONS.items():
         found = _PATTERNS[name].fullmatch(plain)
         if found and operation.method == method and (plain == path or operation.uploads):
-            return Asked(name, operation, found["userId"], found.groupdict().get("id", ""))
+            named = found.groupdict("")
+            return Asked(
+                name, operation, named["userId"], named.get("id", ""), named.get("messageId", "")
+            )
     return None
 
 

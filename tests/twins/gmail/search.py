@@ -26,6 +26,16 @@ def matcher(query: str) -> Callable[[Stored], bool]:
     return lambda one: all(test(one) != negated for test, negated in tests)
 
 
+def since(query: str) -> datetime | None:
+    """Return the instant before which nothing matches a query, None for no such limit."""
+    limits = [
+        _instant(quoted or bare)
+        for minus, operator, quoted, _, bare in _WORD.findall(query)
+        if operator.lower() == "after" and not minus
+    ]
+    return max(limits, default=None)
+
+
 def _test(operator: str, value: str) -> Callable[[Stored], bool]:
     match operator:
         case "in" if value.lower() == "anywhere":

@@ -1,49 +1,53 @@
 """The Gmail twin: Google's mail and sign-in as PROVIDERS §1 has them, misbehaving on command.
 
 It keeps the provider-side truth (`GmailTwin.submissions`). Tests reach all of it as an
-object, or over HTTP below `/control/`. Faults are those of `wire.Fault`; operations are the
-names in `operations`, and "token", "revoke", "userinfo", "authorize".
+object, or over HTTP below `/control/` (`control.Machine`). Faults are those of `wire.Fault`;
+operations are the names in `operations`, and "token", "revoke", "userinfo", "authorize",
+"consent". What it took leaves through a relay, where it has one, and mail for its accounts
+comes in by SMTP.
 """
 
 import base64
-import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field, fields
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
+from tests.twins import relay as post
 from tests.twins import wire
+from tests.twins.control import Machine
 from tests.twins.gmail.calls import Call
 from tests.twins.gmail.mailbox import Conduct, Mailbox, Refused, Stored, Submission
 from tests.twins.gmail.oauth import EVERYTHING, Identity, OAuthRefused
 from tests.twins.gmail.operations import Asked, asked, check_parameters
+from tests.twins.relay import Letter, Relay
+from tests.twins.smtp.inbound import Inbound
+from tests.twins.smtp.wire import listening
 from tests.twins.wire import Fault, Request, Response
 
 
 @dataclass
-class GmailTwin:
-    """All accounts, and Google's sign-in for them."""
+class GmailTwin(Machine):
+    """All accounts, and Google's sign-in for them.
 
-    offset: timedelta = timedelta()
+    `smtp_port`: where mail for its accounts comes in, once it listens.
+    """
+
     mailboxes: dict[str, Mailbox] = field(default_factory=dict)
-    faults: list[Fault] = field(default_factory=list)
-    calls: list[str] = field(default_factory=list)
-    late_answers: list[int] = field(default_factory=list)
+    submissions: list[Submission] = field(default_factory=list)
+    smtp_port: int | None = None
 
     def __post_init__(self) -> None:
-        self.identity = Identity(self.now, lambda email: email in self.mailboxes)
+        self.identity = Identity(self.now, self.mailboxes.keys())
 
     # ---- the control API, as an object
 
-    def now(self) -> datetime:
-        """Return the twin's time."""
-        return datetime.now(UTC) + self.offset
-
-    def advance(self, seconds: float) -> None:
-        """Move the twin's clock."""
-        self.offset += timedelta(seconds=seconds)
+    @property
+    def truth(self) -> Sequence[Submission]:
+        """See `Machine.truth`."""
+        return self.submissions
 
     def add_mailbox(self, email: str, name: str = "Ann North") -> Mailbox:
         """Add an account, or return the one there is."""
@@ -52,20 +56,6 @@ class GmailTwin:
             self.mailboxes[email] = Mailbox(email, name, self.now, self._deliver)
         return self.mailboxes[email]
 
-    def fail(self, operation: str, kind: wire.FaultKind, **more: Any) -> Fault:
-        """Let the next requests of `operation` go wrong; see `wire.Fault`."""
-        fault = Fault(operation, kind, **more)
-        self.faults.append(fault)
-        return fault
-
-    @property
-    def submissions(self) -> list[Submission]:
-        """The truth: every message that was taken, in order."""
-        return sorted(
-            (one for mailbox in self.mailboxes.values() for one in mailbox.submissions),
-            key=lambda one: one.at,
-        )
-
     def bounce(
         self, submission: Submission, status: str = "5.1.1", diagnostic: str | None = None
     ) -> Stored:
@@ -73,10 +63,25 @@ class GmailTwin:
         words = diagnostic or f"550 {status} The email account that you tried to reach is gone."
         return self.mailboxes[submission.mailbox].bounce(submission, status, words)
 
+    def refused_later(self, letter: Letter, words: str) -> None:
+        """Report what the relay's host will not have, as Gmail reports it."""
+        if isinstance(letter.ticket, Submission):
+            mailbox = self.mailboxes[letter.ticket.mailbox]
+            status = post.enhanced(words)
+            mailbox.bounce(letter.ticket, status, words, letter.recipient)
+
+    def arrive(self, recipient: str, raw: bytes) -> None:
+        """Let mail from outside arrive."""
+        self.mailboxes[recipient].receive(raw)
+
     def _deliver(self, submission: Submission) -> None:
+        self.submissions.append(submission)
         for recipient in submission.recipients:
             if recipient in self.mailboxes:
                 self.mailboxes[recipient].receive(submission.raw)
+            elif self.relay is not None:
+                letter = Letter(submission.mailbox, recipient, submission.raw, submission)
+                self.relay.put(letter)
 
     # ---- wire.Application
 
@@ -87,6 +92,8 @@ class GmailTwin:
                 return "control"
             case "GET", ("o", "oauth2", "v2", "auth"):
                 return "authorize"
+            case "POST", ("o", "oauth2", "v2", "auth", "consent"):
+                return "consent"
             case "POST", ("token",):
                 return "token"
             case "POST", ("revoke",):
@@ -112,13 +119,7 @@ class GmailTwin:
         if operation == "control":
             return None
         access = self.identity.who(request.headers.get("authorization"))
-        for fault in self.faults:
-            if fault.times < 1 or fault.operation not in (operation, "any"):
-                continue
-            if fault.mailbox in (None, access.email if access else None):
-                fault.times -= 1
-                return fault
-        return None
+        return self.faults.take(operation, access.email if access else None)
 
     def faulty_answer(self, fault: Fault) -> Response:
         """See `wire.Application`."""
@@ -132,15 +133,18 @@ class GmailTwin:
         try:
             match self.operation(request):
                 case "control":
-                    return self._control(request)
+                    return await self.controlled(request)
                 case "authorize":
-                    to = self.identity.authorize(request.query)
-                    return Response(302, headers={"Location": to})
+                    return self.identity.authorize(request.query)
+                case "consent":
+                    form = parse_qs(request.body.decode(), keep_blank_values=True)
+                    plain = {name: values[0] for name, values in form.items()}
+                    return self.identity.decide(plain, form.get("granted", []))
                 case "token":
                     return Response.of(200, self._token(request))
                 case "revoke":
-                    form = dict(parse_qsl(request.body.decode())) | dict(request.query)
-                    self.identity.revoke(form.get("token", ""))
+                    sent = dict(parse_qsl(request.body.decode())) | dict(request.query)
+                    self.identity.revoke(sent.get("token", ""))
                     return Response.of(200, {})
                 case "userinfo":
                     return Response.of(200, self._userinfo(request))
@@ -198,17 +202,16 @@ class GmailTwin:
         call = Call(
             self.mailboxes[access.email], access, one, parameters,
             request.headers.get("content-type", ""), request.body, request.path[0] == "upload",
+            request.at + self.offset,
         )  # fmt: skip
         document = call.run()
         return Response(204) if document is None else Response.of(200, document)
 
     # ---- control over HTTP
 
-    def _control(self, request: Request) -> Response:
-        content = json.loads(request.body) if request.body else {}
+    async def control(self, request: Request, content: dict[str, Any]) -> Response:
+        """See `Machine.control`."""
         match request.method, request.path[1:]:
-            case "GET", ("ready",):
-                return Response.of(200, {"ready": True})
             case "POST", ("mailboxes",):
                 mailbox = self.add_mailbox(content["email"], content.get("name", "Ann North"))
                 scopes = tuple(content.get("scopes", EVERYTHING))
@@ -232,18 +235,8 @@ class GmailTwin:
             case "POST", ("mailboxes", email, "forget-history"):
                 self._known(email).forget_history()
                 return Response.of(200, {})
-            case "POST", ("faults",):
-                return Response.of(200, asdict(self.fail(**content)))
-            case "DELETE", ("faults",):
-                self.faults.clear()
-                return Response.of(200, {})
-            case "POST", ("clock",):
-                self.advance(content["advance_s"])
-                return Response.of(200, {"now": self.now().isoformat()})
-            case "GET", ("truth",):
-                return Response.of(200, {"submissions": [_told(one) for one in self.submissions]})
-            case "GET", ("calls",):
-                return Response.of(200, {"calls": self.calls})
+            case "POST", ("identity",):
+                return Response.of(200, self._control_identity(content))
             case _:
                 raise Refused(404, "notFound", "no such control")
 
@@ -253,6 +246,15 @@ class GmailTwin:
                 stored = self.bounce(one, content.get("status", "5.1.1"), content.get("diagnostic"))
                 return Response.of(200, {"id": stored.id, "threadId": stored.thread_id})
         raise Refused(404, "notFound", "no such submission")
+
+    def _control_identity(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        identity = self.identity
+        identity.interactive = content.get("interactive", identity.interactive)
+        identity.clients |= content.get("clients", {})
+        identity.redirect_uris |= set(content.get("redirect_uris", ()))
+        if "lifetime_s" in content:
+            identity.lifetime = timedelta(seconds=content["lifetime_s"])
+        return {"interactive": identity.interactive, "clients": sorted(identity.clients)}
 
     def _control_tokens(self, email: str, content: Mapping[str, Any]) -> Response:
         match content["do"]:
@@ -270,6 +272,11 @@ class GmailTwin:
             case other:
                 raise Refused(400, "invalidArgument", f"cannot {other}")
         return Response.of(200, {})
+
+    def told(self, one: Any, *, raw: bool) -> dict[str, Any]:
+        """See `Machine.told`."""
+        shown = asdict(one) | {"at": one.at.isoformat(), "asked_at": one.asked_at.isoformat()}
+        return shown | {"raw": base64.b64encode(one.raw).decode() if raw else None}
 
     def _known(self, email: str) -> Mailbox:
         if email.lower() not in self.mailboxes:
@@ -300,16 +307,28 @@ def failure(
     return Response.of(status, {"error": error}, headers)
 
 
-def _told(one: Submission) -> dict[str, Any]:
-    raw = base64.b64encode(one.raw).decode()
-    return {**asdict(one), "at": one.at.isoformat(), "raw": raw}
-
-
 @asynccontextmanager
 async def running(
-    twin: GmailTwin | None = None, host: str = "127.0.0.1", port: int = 0
+    twin: GmailTwin | None = None,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    *,
+    smtp_port: int | None = None,
+    relay_to: tuple[str, int] | None = None,
 ) -> AsyncIterator[tuple[GmailTwin, str]]:
-    """Serve a twin until the block ends; gives it and its base URL (no slash at the end)."""
+    """Serve a twin until the block ends; gives it and its base URL (no slash at the end).
+
+    With an `smtp_port` (0: any) it takes in mail for its accounts; with `relay_to` it hands
+    what it takes to that SMTP host.
+    """
     twin = twin or GmailTwin()
-    async with wire.served(twin, host, port) as bound:
-        yield twin, f"http://{host}:{bound}"
+    if relay_to is not None:
+        twin.relay = Relay(*relay_to, refused=twin.refused_later)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(post.relaying(twin.relay))
+        if smtp_port is not None:
+            inbound = Inbound("mx.gmail.twin.test", twin.mailboxes.__contains__, twin.arrive)
+            twin.smtp_port = await stack.enter_async_context(listening(inbound, host, smtp_port))
+        tls = twin.secure.context if twin.secure else None
+        bound = await stack.enter_async_context(wire.served(twin, host, port, tls))
+        yield twin, f"{'https' if tls else 'http'}://{host}:{bound}"

@@ -11,7 +11,15 @@ from urllib.parse import urlencode
 from uuid import uuid4
 
 import httpx
-from tests.twins.graph.mailbox import Item, Mailbox, Refused, rendered, stamp
+from tests.twins.graph.mailbox import (
+    FOLDERS,
+    Item,
+    Mailbox,
+    Refused,
+    attached,
+    rendered,
+    stamp,
+)
 from tests.twins.graph.query import expanded, matching, ordered, selected
 from tests.twins.wire import Request, Response
 
@@ -36,12 +44,14 @@ class Cursor:
 
 @dataclass
 class MailCall:
-    """One request to one mailbox."""
+    """One request to one mailbox, which came at `asked_at`."""
 
     mailbox: Mailbox
     request: Request
     cursors: dict[str, Cursor]
     subscriptions: dict[str, tuple[str, dict[str, Any]]]
+    asked_at: datetime
+    scheme: str = "http"
 
     @property
     def immutable(self) -> bool:
@@ -79,17 +89,24 @@ class MailCall:
         )
 
     def folder(self) -> Response:
-        name = self.mailbox.folder_named(self.request.path[3])
+        return Response.of(200, self._folder(self.mailbox.folder_named(self.request.path[3])))
+
+    def _folder(self, name: str) -> dict[str, Any]:
         items = self.mailbox.listed(name)
-        return Response.of(
-            200,
-            {
-                "id": self.mailbox.folder_id(name),
-                "displayName": name,
-                "totalItemCount": len(items),
-                "unreadItemCount": len(items) if name == "inbox" else 0,
-            },
-        )
+        return {
+            "id": self.mailbox.folder_id(name),
+            "displayName": name,
+            "totalItemCount": len(items),
+            "unreadItemCount": sum(not item.is_read for item in items),
+        }
+
+    def folders(self) -> Response:
+        shown = [self._folder(name) for name in FOLDERS]
+        context = "https://graph.microsoft.com/v1.0/$metadata#users('twin')/mailFolders"
+        return Response.of(200, {"@odata.context": context, "value": shown})
+
+    def attachments(self) -> Response:
+        return Response.of(200, {"value": attached(self._item())})
 
     # ---- writing
 
@@ -107,7 +124,7 @@ class MailCall:
             reply.set_content("")
             mime = bytes(reply)
         item = self.mailbox.add_mime(mime, "drafts", is_draft=True)
-        item.conversation_id = original.conversation_id
+        self.mailbox.join(item, original.conversation_id)
         present = {name.lower() for name, _ in item.headers}
         for name in ("In-Reply-To", "References"):
             if name.lower() not in present:
@@ -133,7 +150,10 @@ class MailCall:
                     item.reply_to = _pairs(value)
                 case "internetMessageId":
                     item.internet_message_id = value
-                case "isRead" | "categories" | "importance" | "flag":
+                    self.mailbox.join(item, item.conversation_id)
+                case "isRead":
+                    item.is_read = value
+                case "categories" | "importance" | "flag":
                     pass
                 case _:
                     raise Refused(
@@ -145,19 +165,25 @@ class MailCall:
     def send(self) -> Response:
         if self.request.headers.get("content-length") != "0":
             raise Refused(411, "ErrorInvalidRequest", "Content-Length: 0 is required.")
-        self.mailbox.send(self._item())
+        self.mailbox.send(self._item(), self.asked_at)
         return Response(202)
 
     def send_mail(self) -> Response:
         if self._is_mime():
-            self.mailbox.send_mail(self._mime())
+            self.mailbox.send_mail(self._mime(), asked_at=self.asked_at)
         else:
             content = self._json()
             self.mailbox.send_mail(
                 _mime_of(content["message"], self.mailbox),
                 save=content.get("saveToSentItems", True),
+                asked_at=self.asked_at,
             )
         return Response(202)
+
+    def move(self) -> Response:
+        item = self._item()
+        self.mailbox.move(item, self.mailbox.folder_named(str(self._json()["destinationId"])))
+        return self._answer(201, item)
 
     def delete(self) -> Response:
         self.mailbox.delete(self._item())
@@ -230,7 +256,7 @@ class MailCall:
         folder = self.mailbox.folder_named(self.request.path[3])
         items = matching(self.mailbox.listed(folder), query.get("$filter", ""))
         cursor = Cursor(
-            self.mailbox.email, folder, self.mailbox.delta_epoch, self._newest(),
+            self.mailbox.email, folder, self.mailbox.delta_epoch, self.mailbox.changes,
             query.get("changeType") == "created", query.get("$select"),
         )  # fmt: skip
         items.sort(key=lambda item: item.received_at, reverse=True)
@@ -239,24 +265,23 @@ class MailCall:
 
     def _changes(self, last: Cursor) -> Cursor:
         queue: list[tuple[int, dict[str, Any]]] = []
-        for item in self.mailbox.listed(last.folder):
+        changed = self.mailbox.changed_since(
+            last.folder, last.after, created_only=last.created_only
+        )
+        for item in changed:
             at = item.entered if last.created_only else item.changed
-            if at > last.after:
-                queue.append((at, self._shown(item, last.select)))
+            queue.append((at, self._shown(item, last.select)))
         if not last.created_only:
-            for at, folder, immutable_id, regular_id in self.mailbox.removed:
-                if at > last.after and folder == last.folder:
-                    gone = immutable_id if self.immutable else regular_id
-                    queue.append((at, {"id": gone, "@removed": {"reason": "deleted"}}))
+            for at, immutable_id, regular_id in reversed(self.mailbox.removed.get(last.folder, [])):
+                if at <= last.after:
+                    break
+                gone = immutable_id if self.immutable else regular_id
+                queue.append((at, {"id": gone, "@removed": {"reason": "deleted"}}))
         queue.sort(key=lambda entry: entry[0])
         return Cursor(
-            last.mailbox, last.folder, last.epoch, self._newest(), last.created_only,
+            last.mailbox, last.folder, last.epoch, self.mailbox.changes, last.created_only,
             last.select, [shown for _, shown in queue],
         )  # fmt: skip
-
-    def _newest(self) -> int:
-        entries = [item.changed for item in self.mailbox.listed(None)]
-        return max(entries + [at for at, *_ in self.mailbox.removed], default=0)
 
     # ---- subscriptions
 
@@ -282,6 +307,14 @@ class MailCall:
         self.subscriptions[subscription_id] = (self.mailbox.email, one)
         return Response.of(201, {"id": subscription_id, **one})
 
+    def renew(self) -> Response:
+        found = self.subscriptions.get(self.request.path[2])
+        if found is None:
+            raise Refused(404, "ResourceNotFound", "The object was not found.")
+        expires = datetime.fromisoformat(self._json()["expirationDateTime"])
+        found[1]["expirationDateTime"] = stamp(expires)
+        return Response.of(200, {"id": self.request.path[2], **found[1]})
+
     def unsubscribe(self) -> Response:
         if self.subscriptions.pop(self.request.path[2], None) is None:
             raise Refused(404, "ResourceNotFound", "The object was not found.")
@@ -291,7 +324,7 @@ class MailCall:
 
     def _link(self, query: Any) -> str:
         host = self.mailbox.conduct.next_page_on or self.request.headers["host"]
-        return f"http://{host}/{'/'.join(self.request.path)}?{urlencode(query)}"
+        return f"{self.scheme}://{host}/{'/'.join(self.request.path)}?{urlencode(query)}"
 
     def _is_mime(self) -> bool:
         return self.request.headers.get("content-type", "").startswith("text/plain")

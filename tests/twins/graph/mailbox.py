@@ -9,18 +9,27 @@ import hashlib
 import itertools
 import re
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes, policy
+from email.header import Header
 from email.message import EmailMessage
-from email.utils import getaddresses, parseaddr
+from email.utils import format_datetime, getaddresses, parseaddr
 from typing import Any, Final, Literal
+
+from tests.twins.mime import rewritten
 
 FOLDERS: Final = ("inbox", "drafts", "sentitems", "junkemail", "deleteditems")
 # Exchange sets these itself, whatever the MIME says (PROVIDERS §2.2).
 _DROPPED: Final = frozenset({"auto-submitted", "return-path", "received"})
+_REPLACED: Final = frozenset(
+    name.encode() for name in (*_DROPPED, "from", "message-id", "bcc", "in-reply-to", "references")
+)
 _NDR_OF: Final = re.compile(r"\s+")
+_ID: Final = re.compile(r"<[^<>\s]+>")
+_GIVEN_BACK: Final = re.compile(r"^Message-ID:\s*<[^<>\s]+>", re.IGNORECASE | re.MULTILINE)
 
 
 class Refused(Exception):
@@ -62,6 +71,7 @@ class Item:
     entered: int = 0
     changed: int = 0
     has_attachments: bool = False
+    is_read: bool = True
 
     def header(self, name: str) -> str | None:
         """Return the first header of that name."""
@@ -75,7 +85,11 @@ class Item:
 
 @dataclass(frozen=True)
 class Submission:
-    """Provider-side truth: one message that was taken to be delivered."""
+    """Provider-side truth: one message that was taken to be delivered.
+
+    `mime` as it was submitted, `raw` as recipients get it; `asked_at` is when the send
+    request came, `at` when it was acted upon.
+    """
 
     mailbox: str
     how: Literal["send", "sendMail"]
@@ -84,8 +98,11 @@ class Submission:
     submitted_message_id: str
     message_id: str
     job: str | None
+    asked_at: datetime
     at: datetime
-    mime: bytes
+    conversation_id: str
+    mime: bytes = field(repr=False)
+    raw: bytes = field(repr=False)
 
 
 @dataclass
@@ -97,7 +114,8 @@ class Conduct:
     `resends`: a sent draft may be sent again. `replies_to_sender`: createReply addresses the
     original's sender whatever the MIME says. `ndr_after_s`: every message sent
     comes back after that time; `ndr_status` is its enhanced code. `next_page_on`: the
-    host that links to further pages name, instead of the twin's own.
+    host that links to further pages name, instead of the twin's own. `concurrency`,
+    `requests_per_10_min` and `sends_per_day` (rolling) are its limits (PROVIDERS §2.4).
     """
 
     rewrites_message_id: bool = False
@@ -112,15 +130,18 @@ class Conduct:
     refuses: tuple[int, str, str] | None = None
     next_page_on: str | None = None
     concurrency: int = 4
+    requests_per_10_min: int = 10_000
+    sends_per_day: int = 10_000
 
 
 @dataclass
 class Mailbox:
-    """One user's mailbox. `now` is the twin's clock."""
+    """One user's mailbox. `now` is the twin's clock, `deliver` takes away what it sends."""
 
     email: str
     display_name: str
     now: Callable[[], datetime]
+    deliver: Callable[[Submission], None]
     items: dict[str, Item] = field(default_factory=dict)
     submissions: list[Submission] = field(default_factory=list)
     conduct: Conduct = field(default_factory=Conduct)
@@ -129,12 +150,43 @@ class Mailbox:
     delta_epoch: int = 0
     _sequence: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     _due: list[tuple[datetime, Callable[[], None]]] = field(default_factory=list)
-    removed: list[tuple[int, str, str, str]] = field(default_factory=list)
+    # Folder, number of the change, and the ids that are gone from it.
+    removed: dict[str, list[tuple[int, str, str]]] = field(default_factory=dict)
+    changes: int = 0
+    # Where things are found again, so that no request looks at every item.
+    _by_regular_id: dict[str, Item] = field(default_factory=dict)
+    _by_folder: dict[str, dict[str, Item]] = field(default_factory=dict)
+    _conversations: dict[str, str] = field(default_factory=dict)
+    _sent_at: deque[datetime] = field(default_factory=deque)
+    _asked: deque[datetime] = field(default_factory=deque)
+
+    # ---- limits
+
+    def count_request(self) -> bool:
+        """Count a request; False when there were too many in ten minutes."""
+        now = self.now()
+        while self._asked and self._asked[0] <= now - timedelta(minutes=10):
+            self._asked.popleft()
+        if len(self._asked) >= self.conduct.requests_per_10_min:
+            return False
+        self._asked.append(now)
+        return True
+
+    def _may_send(self) -> None:
+        now = self.now()
+        while self._sent_at and self._sent_at[0] <= now - timedelta(days=1):
+            self._sent_at.popleft()
+        if len(self._sent_at) >= self.conduct.sends_per_day:
+            raise Refused(
+                429, "ErrorExceededMessageLimit", "The message submission limit was exceeded."
+            )
 
     # ---- time
 
     def settle(self) -> None:
         """Do what has become due: late copies in Sent Items, late reports."""
+        if not self._due:
+            return
         now = self.now()
         due = [work for at, work in self._due if at <= now]
         self._due = [(at, work) for at, work in self._due if at > now]
@@ -160,20 +212,29 @@ class Mailbox:
         self.settle()
         if not re.fullmatch(r"AA[Mk][A-Za-z0-9_=-]+", item_id):
             raise Refused(400, "ErrorInvalidIdMalformed", "Id is malformed.")
-        for item in self.items.values():
-            if item_id in (item.immutable_id, item.regular_id) and item.visible_at <= self.now():
-                return item
-        raise Refused(*NOT_FOUND)
+        item = self.items.get(item_id) or self._by_regular_id.get(item_id)
+        if item is None or item.visible_at > self.now():
+            raise Refused(*NOT_FOUND)
+        return item
 
     def listed(self, folder: str | None) -> list[Item]:
         """Return what one folder, or the mailbox, shows now."""
         self.settle()
         now = self.now()
-        return [
-            item
-            for item in self.items.values()
-            if item.visible_at <= now and folder in (None, item.folder)
-        ]
+        items = self.items if folder is None else self._by_folder.get(folder, {})
+        return [item for item in items.values() if item.visible_at <= now]
+
+    def changed_since(self, folder: str, after: int, *, created_only: bool) -> list[Item]:
+        """Return what came into a folder, or changed there, behind a change number."""
+        self.settle()
+        now, found = self.now(), []
+        # What changed last stands last.
+        for item in reversed(self._by_folder.get(folder, {}).values()):
+            if item.changed <= after:
+                break
+            if item.visible_at <= now and (not created_only or item.entered > after):
+                found.append(item)
+        return found
 
     # ---- writing
 
@@ -217,15 +278,20 @@ class Mailbox:
             sent_at=now,
             visible_at=now,
             has_attachments=next(parsed.iter_attachments(), None) is not None,
+            is_read=folder not in ("inbox", "junkemail"),
         )
         self.items[item.immutable_id] = item
+        self._conversations.setdefault(message_id, item.conversation_id)
         self._enter(item, folder)
         return item
 
     def touch(self, item: Item) -> None:
         """Give an item a new change key."""
-        item.changed = next(self._sequence)
+        item.changed = self.changes = next(self._sequence)
         item.changed_at = self.now()
+        folder = self._by_folder.setdefault(item.folder, {})
+        folder.pop(item.immutable_id, None)
+        folder[item.immutable_id] = item
 
     def move(self, item: Item, folder: str) -> None:
         """Move to another folder: the regular id changes."""
@@ -234,18 +300,18 @@ class Mailbox:
     def delete(self, item: Item) -> None:
         """Move to Deleted Items; from there, away for good."""
         if item.folder == "deleteditems":
-            del self.items[item.immutable_id]
-            self.removed.append((next(self._sequence), item.folder, *_ids(item)))
+            self._drop(item)
         else:
             self._enter(item, "deleteditems")
 
-    def send(self, item: Item) -> None:
+    def send(self, item: Item, asked_at: datetime | None = None) -> None:
         """Send a draft wherever it lies now, as long as it is one."""
         if not item.is_draft and not self.conduct.resends:
             raise Refused(*NOT_FOUND)
         self._check(item)
+        self._may_send()
         first = item.is_draft
-        self._take("send", item)
+        self._take("send", item, asked_at)
         if not first:
             return
         lag = timedelta(seconds=self.conduct.sent_lag_s)
@@ -253,20 +319,52 @@ class Mailbox:
             self._due.append((self.now() + lag, lambda: self._file_sent(item)))
             return
         self._file_sent(item)
-        item.visible_at = self.now() + lag
+        self._show_later(item, lag)
 
-    def send_mail(self, mime: bytes, *, save: bool = True) -> None:
+    def send_mail(
+        self, mime: bytes, *, save: bool = True, asked_at: datetime | None = None
+    ) -> None:
         """Send in one go."""
         item = self.add_mime(mime, "sentitems")
         try:
             self._check(item)
+            self._may_send()
         except Refused:
-            del self.items[item.immutable_id]
+            self._drop(item)
             raise
-        self._take("sendMail", item)
-        item.visible_at = self.now() + timedelta(seconds=self.conduct.sent_lag_s)
+        self._take("sendMail", item, asked_at)
+        self._show_later(item, timedelta(seconds=self.conduct.sent_lag_s))
         if not save:
-            del self.items[item.immutable_id]
+            self._drop(item)
+
+    def _show_later(self, item: Item, lag: timedelta) -> None:
+        if not lag:
+            return
+        item.visible_at = self.now() + lag
+
+        def shown() -> None:
+            item.entered = next(self._sequence)
+            self.touch(item)
+
+        self._due.append((item.visible_at, shown))
+
+    def join(self, item: Item, conversation_id: str) -> None:
+        """Put an item into a conversation."""
+        item.conversation_id = conversation_id
+        self._conversations[item.internet_message_id] = conversation_id
+
+    def _drop(self, item: Item) -> None:
+        """Take an item away for good."""
+        del self.items[item.immutable_id]
+        self._leave(item)
+
+    def _leave(self, item: Item) -> None:
+        self._by_folder[item.folder].pop(item.immutable_id, None)
+        self._by_regular_id.pop(item.regular_id, None)
+        self.changes = next(self._sequence)
+        self.removed.setdefault(item.folder, []).append(
+            (self.changes, item.immutable_id, item.regular_id)
+        )
 
     def _check(self, item: Item) -> None:
         if self.conduct.refuses is not None:
@@ -279,32 +377,60 @@ class Mailbox:
         if len(item.addresses) > 500:
             raise Refused(400, "ErrorExceededMaxRecipientLimit", "Too many recipients.")
 
-    def _take(self, how: Literal["send", "sendMail"], item: Item) -> None:
-        submitted = item.internet_message_id
+    def _take(
+        self, how: Literal["send", "sendMail"], item: Item, asked_at: datetime | None
+    ) -> None:
+        submitted, now = item.internet_message_id, self.now()
         if self.conduct.rewrites_message_id:
             item.internet_message_id = self._message_id()
-        self.submissions.append(
-            Submission(
-                self.email, how, item.immutable_id, tuple(item.addresses), submitted,
-                item.internet_message_id, item.header("X-Paceline-Job"), self.now(), item.mime,
-            )
+            self._conversations[item.internet_message_id] = item.conversation_id
+        one = Submission(
+            self.email, how, item.immutable_id, tuple(item.addresses), submitted,
+            item.internet_message_id, item.header("X-Paceline-Job"), asked_at or now, now,
+            item.conversation_id, item.mime, self._as_sent(item),
         )  # fmt: skip
+        self._sent_at.append(now)
+        self.submissions.append(one)
+        self.deliver(one)
         if self.conduct.ndr_after_s is not None:
             at = self.now() + timedelta(seconds=self.conduct.ndr_after_s)
             self._due.append((at, lambda: _nothing(self.bounce(item))))
+
+    def _as_sent(self, item: Item) -> bytes:
+        """Return what recipients get: From and Message-ID are Exchange's business."""
+        held = {name.lower() for name, _ in item.headers}
+        threading = [
+            f"{name}: " + "\n ".join(value.split())
+            for name, value in item.headers
+            if name.lower() in ("in-reply-to", "references")
+        ]
+        added = [
+            formatted_from(item.sender), f"Message-ID: {item.internet_message_id}", *threading,
+        ]  # fmt: skip
+        if "date" not in held:
+            added.append(f"Date: {format_datetime(self.now())}")
+        return rewritten(item.mime, _REPLACED, added)
 
     def _file_sent(self, item: Item) -> None:
         if item.immutable_id not in self.items:
             # Somebody deleted what was on its way out.
             self.items[item.immutable_id] = item
+            item.regular_id = ""
         item.is_draft = False
         item.sent_at = item.received_at = self.now()
         self._enter(item, "sentitems")
 
-    def bounce(self, item: Item) -> Item:
+    def bounce(
+        self,
+        item: Item,
+        status: str | None = None,
+        words: str | None = None,
+        recipient: str | None = None,
+    ) -> Item:
         """Put Exchange's report about a sent message into the inbox (PROVIDERS §2.3)."""
-        status = self.conduct.ndr_status
-        [recipient, *_] = item.addresses
+        status = status or self.conduct.ndr_status
+        words = words or f"550 {status} recipient not found"
+        recipient = recipient or item.addresses[0]
         report = (
             f"From: Microsoft Outlook <postmaster@{self.email.rpartition('@')[2]}>\r\n"
             f"To: {self.email}\r\nSubject: Undeliverable: {item.subject}\r\n"
@@ -318,7 +444,7 @@ class Mailbox:
             "--b\r\nContent-Type: message/delivery-status\r\n\r\n"
             "Reporting-MTA: dns;twin.prod.outlook.com\r\n\r\n"
             f"Final-Recipient: rfc822;{recipient}\r\nAction: failed\r\nStatus: {status}\r\n"
-            f"Diagnostic-Code: smtp;550 {status} recipient not found\r\n"
+            f"Diagnostic-Code: smtp;{words}\r\n"
             "--b\r\nContent-Type: text/rfc822-headers\r\n\r\n"
             + "".join(f"{name}: {_NDR_OF.sub(' ', value)}\r\n" for name, value in item.headers)
             + "\r\n--b--\r\n"
@@ -327,19 +453,21 @@ class Mailbox:
 
     def _enter(self, item: Item, folder: str) -> None:
         if item.regular_id:
-            self.removed.append((next(self._sequence), item.folder, *_ids(item)))
+            self._leave(item)
         item.folder = folder
         item.regular_id = "AAMkAD" + secrets.token_urlsafe(60)
+        self._by_regular_id[item.regular_id] = item
         item.entered = next(self._sequence)
         self.touch(item)
 
     def _conversation(self, parsed: EmailMessage) -> str:
-        named = set(
-            re.findall(r"<[^<>\s]+>", f"{parsed.get('References')} {parsed.get('In-Reply-To')}")
-        )
-        for item in self.items.values():
-            if item.internet_message_id in named:
-                return item.conversation_id
+        text = f"{parsed.get('References') or ''} {parsed.get('In-Reply-To') or ''}"
+        named = _ID.findall(text)
+        if not named and parsed.get_content_type() == "multipart/report":
+            named = _ID.findall(" ".join(_GIVEN_BACK.findall(parsed.as_string())))
+        for name in named:
+            if name in self._conversations:
+                return self._conversations[name]
         return "AAQkAD" + secrets.token_urlsafe(30)
 
     def _message_id(self) -> str:
@@ -350,8 +478,13 @@ def _nothing(_: object) -> None:
     return None
 
 
-def _ids(item: Item) -> tuple[str, str]:
-    return item.immutable_id, item.regular_id
+def formatted_from(sender: tuple[str, str]) -> str:
+    """Return the From line of a mailbox."""
+    name = sender[0].replace("\\", "").replace('"', "")
+    if not name.isascii():
+        name = str(Header(name, "utf-8").encode())
+        return f"From: {name} <{sender[1]}>"
+    return f'From: "{name}" <{sender[1]}>'
 
 
 def recipient(pair: tuple[str, str]) -> dict[str, Any]:
@@ -388,7 +521,7 @@ def rendered(mailbox: Mailbox, item: Item, *, immutable: bool) -> dict[str, Any]
         "conversationIndex": base64.b64encode(item.conversation_id.encode()[:22]).decode(),
         "isDeliveryReceiptRequested": None,
         "isReadReceiptRequested": False,
-        "isRead": item.folder != "inbox",
+        "isRead": item.is_read,
         "isDraft": item.is_draft,
         "webLink": "https://outlook.office365.com/owa/?ItemID=twin",
         "inferenceClassification": "focused",
@@ -402,3 +535,26 @@ def rendered(mailbox: Mailbox, item: Item, *, immutable: bool) -> dict[str, Any]
         "flag": {"flagStatus": "notFlagged"},
         "internetMessageHeaders": [{"name": name, "value": value} for name, value in headers],
     }
+
+
+def attached(item: Item) -> list[dict[str, Any]]:
+    """Return the `fileAttachment` resources of an item."""
+    parsed = message_from_bytes(item.mime, policy=policy.default)
+    assert isinstance(parsed, EmailMessage)
+    found = []
+    for number, part in enumerate(parsed.iter_attachments()):
+        content = part.get_payload(decode=True)
+        data = content if isinstance(content, bytes) else b""
+        found.append(
+            {
+                "@odata.type": "#microsoft.graph.fileAttachment",
+                "id": f"{item.immutable_id}{number}",
+                "name": part.get_filename() or "",
+                "contentType": part.get_content_type(),
+                "size": len(data),
+                "isInline": part.get_content_disposition() == "inline",
+                "contentId": part["Content-ID"],
+                "contentBytes": base64.b64encode(data).decode(),
+            }
+        )
+    return found

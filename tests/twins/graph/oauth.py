@@ -14,6 +14,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
 from uuid import uuid4
 
+from tests.twins import pages
 from tests.twins.wire import Request, Response
 
 CLIENT_ID: Final = "7f1c0a52-54c3-4a4e-9a0e-paceline0twin"
@@ -65,6 +66,15 @@ class Access:
     expires_at: datetime
 
 
+@dataclass(frozen=True)
+class Grant:
+    """What a refresh token stands for; it is good for that client alone."""
+
+    email: str
+    scopes: frozenset[str]
+    client: str
+
+
 @dataclass
 class _Code:
     email: str
@@ -79,29 +89,37 @@ class _Code:
 class Identity:
     """Users' grants. Faults: `refuse_token` and `refuse_authorize` are AADSTS numbers by user.
 
-    `rotates`: a refresh ends the refresh token that was used (Microsoft lets it live on;
-    whoever stores the newest cannot tell).
+    `interactive`: a person is shown pages; otherwise `login_hint` agrees at once. `admins`
+    may consent for the tenant; with `needs_admin` nobody else's consent counts before one
+    of them has. `rotates`: a refresh ends the refresh token that was used (Microsoft lets
+    it live on; whoever stores the newest cannot tell).
     """
 
     now: Callable[[], datetime]
     known: Collection[str]
     clients: dict[str, str] = field(default_factory=lambda: {CLIENT_ID: CLIENT_SECRET})
     redirect_uris: set[str] = field(default_factory=set)
+    interactive: bool = False
+    needs_admin: bool = False
+    admins: set[str] = field(default_factory=set)
+    consented_apps: set[str] = field(default_factory=set)
     lifetime: timedelta = timedelta(seconds=3599)
     rotates: bool = False
     refuse_token: dict[str, int] = field(default_factory=dict)
     refuse_authorize: dict[str, int] = field(default_factory=dict)
     access: dict[str, Access] = field(default_factory=dict)
-    refresh: dict[str, tuple[str, frozenset[str]]] = field(default_factory=dict)
+    refresh: dict[str, Grant] = field(default_factory=dict)
     refreshes: int = 0
     _codes: dict[str, _Code] = field(default_factory=dict)
     _ended: dict[str, int] = field(default_factory=dict)
 
-    def grant(self, email: str, scopes: frozenset[str] = EVERYTHING) -> dict[str, Any]:
+    def grant(
+        self, email: str, scopes: frozenset[str] = EVERYTHING, client: str = CLIENT_ID
+    ) -> dict[str, Any]:
         """Give tokens as after a consent."""
         access, refresh = "EwB" + secrets.token_urlsafe(48), "M.C" + secrets.token_urlsafe(48)
         self.access[access] = Access(email, scopes, self.now() + self.lifetime)
-        self.refresh[refresh] = (email, scopes)
+        self.refresh[refresh] = Grant(email, scopes, client)
         seconds = int(self.lifetime.total_seconds())
         return {
             "token_type": "Bearer",
@@ -121,8 +139,8 @@ class Identity:
     def revoke(self, email: str, number: int = 50173) -> None:
         """End every token of a user: password change, or an admin's revocation."""
         self.expire(email)
-        for token, (owner, _) in list(self.refresh.items()):
-            if owner == email:
+        for token, one in list(self.refresh.items()):
+            if one.email == email:
                 del self.refresh[token]
                 self._ended[token] = number
 
@@ -136,15 +154,59 @@ class Identity:
         return access if access is not None and access.expires_at > self.now() else None
 
     def authorize(self, request: Request) -> Response:
-        """Consent at once for `login_hint`, or the only user, and go back to the application."""
+        """Do GET of the authorization endpoint: the pages, or the way back at once."""
         query = request.query
-        email = query.get("login_hint") or (next(iter(self.known)) if len(self.known) == 1 else "")
-        if query.get("client_id") not in self.clients:
-            return _page(700016)
-        if self.redirect_uris and query.get("redirect_uri") not in self.redirect_uris:
-            return _page(50011)
-        back = {"state": query["state"]} if "state" in query else {}
-        number = self.refuse_authorize.get(email) or (None if email in self.known else 50020)
+        if (problem := self._problem(query)) is not None:
+            return _page(problem)
+        email = query.get("login_hint", "").lower()
+        if not self.interactive:
+            email = email or (next(iter(self.known)) if len(self.known) == 1 else "")
+            return self._back(query, email, agrees=True)
+        here = "/" + "/".join(request.path)
+        if email not in self.known or query.get("prompt") == "select_account":
+            return pages.accounts(here, query, self.known)
+        if self._lacks_admin(query["client_id"], email):
+            # The page offers nothing but the way back, which tells of a consent declined.
+            return pages.consent(
+                f"{here}/consent", {**query, "needs_admin": "1"}, "Need admin approval", email,
+                {}, may_untick=False,
+            )  # fmt: skip
+        scopes = dict.fromkeys(query.get("scope", "").split(), True)
+        return pages.consent(
+            f"{here}/consent", query, query["client_id"], email, scopes, may_untick=False
+        )
+
+    def decide(self, form: Mapping[str, str]) -> Response:
+        """Do what the consent page's form says: Microsoft grants all of it or nothing."""
+        if (problem := self._problem(form)) is not None:
+            return _page(problem)
+        return self._back(
+            form, form.get("login_hint", "").lower(), agrees=form.get("decision") == "allow"
+        )
+
+    def _problem(self, asked: Mapping[str, str]) -> int | None:
+        """Return what is wrong with a request, when there is nowhere safe to go back to."""
+        if asked.get("client_id") not in self.clients:
+            return 700016
+        if "redirect_uri" not in asked:
+            return 90014
+        if self.redirect_uris and asked["redirect_uri"] not in self.redirect_uris:
+            return 50011
+        return None
+
+    def _lacks_admin(self, client: str, email: str) -> bool:
+        return self.needs_admin and client not in self.consented_apps and email not in self.admins
+
+    def _back(self, asked: Mapping[str, str], email: str, *, agrees: bool) -> Response:
+        """Return the way back to the application, with a code or an error."""
+        back = {"state": asked["state"]} if "state" in asked else {}
+        number = self.refuse_authorize.get(email)
+        if number is None and email not in self.known:
+            number = 50020
+        if number is None and self._lacks_admin(asked["client_id"], email):
+            number = 90094
+        if number is None and not agrees:
+            number = 65004
         if number is not None:
             error, words = _WORDS[number]
             error = "consent_required" if number in (90093, 90094, 65001) else error
@@ -152,18 +214,42 @@ class Identity:
         else:
             code = "0.A" + secrets.token_urlsafe(32)
             self._codes[code] = _Code(
-                email, _scopes(query.get("scope", "")), query["redirect_uri"],
-                query.get("code_challenge"), query["client_id"],
+                email, _scopes(asked.get("scope", "")), asked["redirect_uri"],
+                asked.get("code_challenge"), asked["client_id"],
             )  # fmt: skip
             back |= {"code": code, "session_state": str(uuid4())}
-        joint = "&" if "?" in query["redirect_uri"] else "?"
-        return Response(302, b"", {"Location": query["redirect_uri"] + joint + urlencode(back)})
+        return _redirect(asked["redirect_uri"], back)
 
     def admin_consent(self, request: Request) -> Response:
-        """Consent for the whole tenant and go back."""
+        """Do GET of the admin-consent endpoint: an admin says yes for the whole tenant."""
         query = request.query
-        back = {"admin_consent": "True", "tenant": str(uuid4()), "state": query.get("state", "")}
-        return Response(302, b"", {"Location": f"{query['redirect_uri']}?{urlencode(back)}"})
+        if (problem := self._problem(query)) is not None:
+            return _page(problem)
+        if not self.interactive:
+            return self.decide_admin({**query, "decision": "allow"})
+        here, admin = "/" + "/".join(request.path), query.get("login_hint", "").lower()
+        if admin not in self.admins:
+            return pages.accounts(here, query, sorted(self.admins))
+        return pages.consent(
+            f"{here}/consent", query, query["client_id"], admin,
+            {"every permission the app is registered for": True}, may_untick=False,
+        )  # fmt: skip
+
+    def decide_admin(self, form: Mapping[str, str]) -> Response:
+        """Do what the admin's page says (identity-platform/v2-admin-consent)."""
+        if (problem := self._problem(form)) is not None:
+            return _page(problem)
+        back = {"state": form["state"]} if "state" in form else {}
+        if form.get("decision") == "allow":
+            self.consented_apps.add(form["client_id"])
+            back |= {"admin_consent": "True", "tenant": str(uuid4())}
+        else:
+            error, words = _WORDS[65004]
+            back |= {
+                "admin_consent": "True", "error": error,
+                "error_description": f"AADSTS65004: {words}",
+            }  # fmt: skip
+        return _redirect(form["redirect_uri"], back)
 
     def token(self, request: Request) -> Response:
         """Redeem a code or a refresh token."""
@@ -203,7 +289,7 @@ class Identity:
             raise TokenError(501481)
         code.used = True
         self._refuse(code.email)
-        granted = self.grant(code.email, code.scopes)
+        granted = self.grant(code.email, code.scopes, code.client_id)
         if "offline_access" not in code.scopes:
             del self.refresh[granted.pop("refresh_token")]
         return granted
@@ -212,15 +298,15 @@ class Identity:
         token = form.get("refresh_token", "")
         if token in self._ended:
             raise TokenError(self._ended[token])
-        if token not in self.refresh:
+        held = self.refresh.get(token)
+        if held is None or held.client != form["client_id"]:
             raise TokenError(70000)
-        email, scopes = self.refresh[token]
-        self._refuse(email)
+        self._refuse(held.email)
         if self.rotates:
             del self.refresh[token]
             self._ended[token] = 70000
         self.refreshes += 1
-        return self.grant(email, scopes)
+        return self.grant(held.email, held.scopes, held.client)
 
     def _refuse(self, email: str) -> None:
         if email in self.refuse_token:
@@ -255,6 +341,11 @@ def _page(number: int) -> Response:
     return Response(
         400, f"AADSTS{number}: {_WORDS[number][1]}".encode(), {"Content-Type": "text/html"}
     )
+
+
+def _redirect(uri: str, back: Mapping[str, str]) -> Response:
+    joint = "&" if "?" in uri else "?"
+    return Response(302, b"", {"Location": uri + joint + urlencode(back)})
 
 
 def _scopes(asked: str) -> frozenset[str]:

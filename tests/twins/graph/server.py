@@ -1,23 +1,31 @@
 """The Graph twin: Microsoft 365 mail as PROVIDERS §2 describes it, which misbehaves on command.
 
 It keeps the provider-side truth (`GraphTwin.submissions`). Tests reach all of it as an
-object, or over HTTP below `/control/`.
+object, or over HTTP below `/control/` (`control.Machine`). Faults are those of `wire.Fault`;
+operations are what `GraphTwin.operation` names. What it took leaves through a relay, where it
+has one, and mail for its users comes in by SMTP.
 """
 
+import asyncio
 import base64
-import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field, fields
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
+from urllib.parse import parse_qsl
 from uuid import uuid4
 
 import httpx
+from tests.twins import relay as post
 from tests.twins import wire
+from tests.twins.control import Machine
 from tests.twins.graph.calls import Cursor, MailCall
-from tests.twins.graph.mailbox import Conduct, Item, Mailbox, Refused, Submission, stamp
+from tests.twins.graph.mailbox import Conduct, Item, Mailbox, Refused, Submission
 from tests.twins.graph.oauth import EVERYTHING, Identity
+from tests.twins.relay import Letter, Relay
+from tests.twins.smtp.inbound import Inbound
+from tests.twins.smtp.wire import listening
 from tests.twins.wire import Fault, Request, Response
 
 _READ: Final = frozenset({"Mail.Read", "Mail.ReadWrite"})
@@ -25,56 +33,69 @@ _WRITE: Final = frozenset({"Mail.ReadWrite"})
 _SEND: Final = frozenset({"Mail.Send"})
 _NEEDS: Final = {
     "me": frozenset({"User.Read"}), "send": _SEND, "sendMail": _SEND, "createDraft": _WRITE,
-    "createReply": _WRITE, "patch": _WRITE, "delete": _WRITE,
+    "createReply": _WRITE, "patch": _WRITE, "delete": _WRITE, "move": _WRITE,
 }  # fmt: skip
 
 
 @dataclass
-class GraphTwin:
-    """All users of one tenant, and the identity platform that signs them in."""
+class GraphTwin(Machine):
+    """All users of one tenant, and the identity platform that signs them in.
 
-    offset: timedelta = timedelta()
+    `smtp_port`: where mail for its users comes in, once it listens.
+    """
+
     mailboxes: dict[str, Mailbox] = field(default_factory=dict)
-    faults: list[Fault] = field(default_factory=list)
-    calls: list[str] = field(default_factory=list)
-    late_answers: list[int] = field(default_factory=list)
+    submissions: list[Submission] = field(default_factory=list)
     subscriptions: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
+    smtp_port: int | None = None
     _cursors: dict[str, Cursor] = field(default_factory=dict)
     _inside: dict[int, Mailbox] = field(default_factory=dict)
+    _arriving: set["asyncio.Task[Item]"] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.identity = Identity(self.now, self.mailboxes)
 
     # ---- the control API, as an object
 
-    def now(self) -> datetime:
-        """Return the twin's time."""
-        return datetime.now(UTC) + self.offset
-
-    def advance(self, seconds: float) -> None:
-        """Move the twin's clock."""
-        self.offset += timedelta(seconds=seconds)
+    @property
+    def truth(self) -> Sequence[Submission]:
+        """See `Machine.truth`."""
+        return self.submissions
 
     def add_mailbox(self, email: str, display_name: str = "Ann North") -> Mailbox:
         """Add a user, or return the one there is."""
         email = email.lower()
         if email not in self.mailboxes:
-            self.mailboxes[email] = Mailbox(email, display_name, self.now)
+            self.mailboxes[email] = Mailbox(email, display_name, self.now, self._sent)
         return self.mailboxes[email]
 
-    def fail(self, operation: str, kind: wire.FaultKind, **more: Any) -> Fault:
-        """Let the next requests of `operation` go wrong; see `Fault`."""
-        fault = Fault(operation, kind, **more)
-        self.faults.append(fault)
-        return fault
+    def bounce(self, submission: Submission, status: str = "5.1.10") -> Item | None:
+        """Let the delivery report about a submission arrive, however late."""
+        mailbox = self.mailboxes[submission.mailbox]
+        item = mailbox.items.get(submission.item_id)
+        return mailbox.bounce(item, status) if item is not None else None
 
-    @property
-    def submissions(self) -> list[Submission]:
-        """The truth: every message that was taken, in order."""
-        return sorted(
-            (one for mailbox in self.mailboxes.values() for one in mailbox.submissions),
-            key=lambda one: one.at,
-        )
+    def refused_later(self, letter: Letter, words: str) -> None:
+        """Report what the relay's host will not have, as Exchange reports it."""
+        if isinstance(letter.ticket, Submission):
+            mailbox = self.mailboxes[letter.ticket.mailbox]
+            if (item := mailbox.items.get(letter.ticket.item_id)) is not None:
+                mailbox.bounce(item, post.enhanced(words), words, letter.recipient)
+
+    def arrive(self, recipient: str, raw: bytes) -> None:
+        """Let mail from outside arrive."""
+        task = asyncio.create_task(self.deliver(recipient, raw))
+        self._arriving.add(task)
+        task.add_done_callback(self._arriving.discard)
+
+    def _sent(self, submission: Submission) -> None:
+        self.submissions.append(submission)
+        for recipient in submission.recipients:
+            if recipient in self.mailboxes:
+                self.mailboxes[recipient].add_mime(submission.raw, "inbox")
+            elif self.relay is not None:
+                letter = Letter(submission.mailbox, recipient, submission.raw, submission)
+                self.relay.put(letter)
 
     async def deliver(self, email: str, mime: bytes, folder: str = "inbox") -> Item:
         """Let a message arrive, and tell the subscribers."""
@@ -118,8 +139,12 @@ class GraphTwin:
                 return "token"
             case "GET", (_, "oauth2", "v2.0", "authorize"):
                 return "authorize"
+            case "POST", (_, "oauth2", "v2.0", "authorize", "consent"):
+                return "consent"
             case "GET", (_, "v2.0", "adminconsent"):
                 return "adminconsent"
+            case "POST", (_, "v2.0", "adminconsent", "consent"):
+                return "adminconsentDecision"
             case "GET", ("v1.0", "me"):
                 return "me"
             case "POST", ("v1.0", "me", "sendMail"):
@@ -138,6 +163,12 @@ class GraphTwin:
                 return "get"
             case "GET", ("v1.0", "me", "messages", _, "$value"):
                 return "mime"
+            case "GET", ("v1.0", "me", "messages", _, "attachments"):
+                return "attachments"
+            case "POST", ("v1.0", "me", "messages", _, "move"):
+                return "move"
+            case "GET", ("v1.0", "me", "mailFolders"):
+                return "folders"
             case "GET", ("v1.0", "me", "messages") | ("v1.0", "me", "mailFolders", _, "messages"):
                 return "list"
             case "GET", ("v1.0", "me", "mailFolders", _, "messages", "delta"):
@@ -146,6 +177,8 @@ class GraphTwin:
                 return "folder"
             case "POST", ("v1.0", "subscriptions"):
                 return "subscribe"
+            case "PATCH", ("v1.0", "subscriptions", _):
+                return "renew"
             case "DELETE", ("v1.0", "subscriptions", _):
                 return "unsubscribe"
             case _:
@@ -165,6 +198,11 @@ class GraphTwin:
                 429, "ApplicationThrottled",
                 "Application is over its MailboxConcurrency limit.", self.now(), 1,
             )  # fmt: skip
+        if not mailbox.count_request():
+            return error(
+                429, "ApplicationThrottled", "Application is over its request limit.",
+                self.now(), 60,
+            )  # fmt: skip
         # By request: its token may expire before it is over.
         self._inside[id(request)] = mailbox
         mailbox.active += 1
@@ -179,17 +217,10 @@ class GraphTwin:
     def fault_for(self, request: Request) -> Fault | None:
         """See `wire.Application`."""
         operation = self.operation(request)
+        if operation == "control":
+            return None
         mailbox = self._mailbox_of(request)
-        for fault in self.faults:
-            if fault.times > 0 and (
-                fault.operation == operation
-                or (fault.operation == "any" and operation != "control")
-            ):
-                if fault.mailbox not in (None, mailbox.email if mailbox else None):
-                    continue
-                fault.times -= 1
-                return fault
-        return None
+        return self.faults.take(operation, mailbox.email if mailbox else None)
 
     def faulty_answer(self, fault: Fault) -> Response:
         """See `wire.Application`."""
@@ -201,13 +232,17 @@ class GraphTwin:
         try:
             match operation:
                 case "control":
-                    return await self._control(request)
+                    return await self.controlled(request)
                 case "token":
                     return self.identity.token(request)
                 case "authorize":
                     return self.identity.authorize(request)
+                case "consent":
+                    return self.identity.decide(_form(request))
                 case "adminconsent":
                     return self.identity.admin_consent(request)
+                case "adminconsentDecision":
+                    return self.identity.decide_admin(_form(request))
                 case "unknown":
                     raise Refused(400, "BadRequest", "Resource not found for the segment.")
                 case _:
@@ -230,19 +265,23 @@ class GraphTwin:
                 "Lifetime validation failed.",
             )
         needed = _NEEDS.get(operation, _READ)
-        if operation in ("subscribe", "unsubscribe"):
-            needed = _READ
         if needed.isdisjoint(access.scopes):
             raise Refused(
                 403, "ErrorAccessDenied", "Access is denied. Check credentials and try again."
             )
         mailbox = self.mailboxes[access.email]
-        call = MailCall(mailbox, request, self._cursors, self.subscriptions)
+        mailbox.settle()
+        call = MailCall(
+            mailbox, request, self._cursors, self.subscriptions, request.at + self.offset,
+            "https" if self.secure else "http",
+        )  # fmt: skip
         handlers: dict[str, Callable[[], Response]] = {
             "me": call.me, "sendMail": call.send_mail, "createDraft": call.create_draft,
             "createReply": call.create_reply, "send": call.send, "patch": call.patch,
             "delete": call.delete, "get": call.get, "mime": call.mime, "list": call.list,
             "delta": call.delta, "folder": call.folder, "unsubscribe": call.unsubscribe,
+            "folders": call.folders, "attachments": call.attachments, "move": call.move,
+            "renew": call.renew,
         }  # fmt: skip
         if operation == "subscribe":
             return await call.subscribe()
@@ -250,11 +289,9 @@ class GraphTwin:
 
     # ---- control over HTTP
 
-    async def _control(self, request: Request) -> Response:
-        content = json.loads(request.body) if request.body else {}
+    async def control(self, request: Request, content: dict[str, Any]) -> Response:
+        """See `Machine.control`."""
         match request.method, request.path[1:]:
-            case "GET", ("ready",):
-                return Response.of(200, {"ready": True})
             case "POST", ("mailboxes",):
                 mailbox = self.add_mailbox(content["email"], content.get("display_name", "Ann"))
                 scopes = frozenset(content.get("scopes", EVERYTHING))
@@ -276,25 +313,40 @@ class GraphTwin:
             case "POST", ("mailboxes", email, "expire-delta"):
                 self._known(email).delta_epoch += 1
                 return Response.of(200, {})
-            case "POST", ("faults",):
-                return Response.of(200, asdict(self.fail(**content)))
-            case "DELETE", ("faults",):
-                self.faults.clear()
-                return Response.of(200, {})
-            case "POST", ("clock",):
-                self.advance(content["advance_s"])
-                return Response.of(200, {"now": stamp(self.now())})
-            case "GET", ("truth",):
-                return Response.of(200, {"submissions": [_told(one) for one in self.submissions]})
-            case "GET", ("calls",):
-                return Response.of(200, {"calls": self.calls})
+            case "POST", ("mailboxes", email, "bounce"):
+                for one in self._known(email).submissions:
+                    if one.item_id == content["id"]:
+                        report = self.bounce(one, content.get("status", "5.1.10"))
+                        return Response.of(200, {"id": report.immutable_id if report else None})
+                raise Refused(404, "NotFound", "no such submission")
+            case "POST", ("identity",):
+                return Response.of(200, self._control_identity(content))
             case _:
                 raise Refused(404, "NotFound", "no such control")
+
+    def told(self, one: Any, *, raw: bool) -> dict[str, Any]:
+        """See `Machine.told`."""
+        shown = asdict(one) | {"at": one.at.isoformat(), "asked_at": one.asked_at.isoformat()}
+        for name in ("mime", "raw"):
+            shown[name] = base64.b64encode(getattr(one, name)).decode() if raw else None
+        return shown
 
     def _known(self, email: str) -> Mailbox:
         if email.lower() not in self.mailboxes:
             raise Refused(404, "NotFound", "no such mailbox")
         return self.mailboxes[email.lower()]
+
+    def _control_identity(self, content: dict[str, Any]) -> dict[str, Any]:
+        identity = self.identity
+        identity.interactive = content.get("interactive", identity.interactive)
+        identity.needs_admin = content.get("needs_admin", identity.needs_admin)
+        identity.rotates = content.get("rotates", identity.rotates)
+        identity.clients |= content.get("clients", {})
+        identity.redirect_uris |= set(content.get("redirect_uris", ()))
+        identity.admins |= set(content.get("admins", ()))
+        if "lifetime_s" in content:
+            identity.lifetime = timedelta(seconds=content["lifetime_s"])
+        return {"interactive": identity.interactive, "clients": sorted(identity.clients)}
 
     def _control_tokens(self, email: str, content: dict[str, Any]) -> Response:
         match content["do"]:
@@ -314,6 +366,10 @@ class GraphTwin:
         return Response.of(200, {})
 
 
+def _form(request: Request) -> dict[str, str]:
+    return dict(parse_qsl(request.body.decode(), keep_blank_values=True))
+
+
 def error(
     status: int, code: str, message: str, at: datetime, retry_after_s: int | None = None
 ) -> Response:
@@ -331,16 +387,28 @@ def error(
     return Response.of(status, content, headers)
 
 
-def _told(one: Submission) -> dict[str, Any]:
-    mime = base64.b64encode(one.mime).decode()
-    return {**asdict(one), "at": one.at.isoformat(), "mime": mime}
-
-
 @asynccontextmanager
 async def running(
-    twin: GraphTwin | None = None, host: str = "127.0.0.1", port: int = 0
+    twin: GraphTwin | None = None,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    *,
+    smtp_port: int | None = None,
+    relay_to: tuple[str, int] | None = None,
 ) -> AsyncIterator[tuple[GraphTwin, str]]:
-    """Serve a twin until the block ends; gives it and its base URL (no slash at the end)."""
+    """Serve a twin until the block ends; gives it and its base URL (no slash at the end).
+
+    With an `smtp_port` (0: any) it takes in mail for its users; with `relay_to` it hands what
+    it takes to that SMTP host.
+    """
     twin = twin or GraphTwin()
-    async with wire.served(twin, host, port) as bound:
-        yield twin, f"http://{host}:{bound}"
+    if relay_to is not None:
+        twin.relay = Relay(*relay_to, refused=twin.refused_later)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(post.relaying(twin.relay))
+        if smtp_port is not None:
+            inbound = Inbound("mx.graph.twin.test", twin.mailboxes.__contains__, twin.arrive)
+            twin.smtp_port = await stack.enter_async_context(listening(inbound, host, smtp_port))
+        tls = twin.secure.context if twin.secure else None
+        bound = await stack.enter_async_context(wire.served(twin, host, port, tls))
+        yield twin, f"{'https' if tls else 'http'}://{host}:{bound}"
