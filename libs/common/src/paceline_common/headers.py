@@ -25,7 +25,7 @@ MAX_HEADERS: Final = 20
 MAX_VALUE: Final = 900  # with its name on one line of at most 998 octets (RFC 5322 §2.1.1)
 
 SENTENCES: Final[dict[Reason, str]] = {
-    "header_name_invalid": "A header's name is 1 to 64 letters, digits and hyphens,"
+    "header_name_invalid": "A header's name is 1 to 50 letters, digits and hyphens,"
     " beginning with a letter.",
     "header_structural": "This header says how the message is put together;"
     " Paceline writes it from the content.",
@@ -44,8 +44,9 @@ SENTENCES: Final[dict[Reason, str]] = {
     "headers_too_many": f"More than {MAX_HEADERS} headers.",
 }
 
-# RFC 5322 §3.6.8 allows more; what lies outside is rewritten or refused on the way.
-_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
+# RFC 5322 §3.6.8 allows more; what lies outside is rewritten or refused on the way, and an
+# encoded-word must fit the rest of a longer name's line.
+_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,49}")
 # Controls, line and paragraph separators, lone surrogates.
 _UNFIT: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -170,7 +171,7 @@ def size_at_most(bodies: Iterable[int], attachments: Iterable[int]) -> int:
 
 
 # Custom headers and subject may be encoded: up to twelve octets for a character.
-_MESSAGE_HEADERS: Final = 16_384 + MAX_HEADERS * (64 + 12 * MAX_VALUE)
+_MESSAGE_HEADERS: Final = 16_384 + MAX_HEADERS * (50 + 12 * MAX_VALUE)
 _PART_HEADERS: Final = 8_192
 
 

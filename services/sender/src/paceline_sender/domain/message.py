@@ -1,42 +1,41 @@
 """An RFC 5322 message from rendered parts, safe against what users put into values.
 
-Headers are written here, octet by octet, because Python 3.11's header folding
-turns any token longer than a line (a List-Unsubscribe URL, a Message-ID) into
-an encoded-word, and decodes encoded-words that stand in a value. Bodies are
-the standard library's. The result is parsed again and compared with what was
-meant (`verify`); a message that does not say exactly that is not sent.
+Here stands what a message says; `mime` writes it and `readback` reads the octets again. A
+message that does not say exactly what was meant is not sent.
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from email import message_from_bytes, policy
-from email.header import Header, decode_header, make_header
-from email.message import EmailMessage
-from email.utils import format_datetime, parseaddr
+from email.utils import format_datetime
 from typing import Final, Literal
 from urllib.parse import quote
 
+from paceline_common import headers
+from paceline_sender.domain import mime, readback
 from paceline_sender.domain.conversation import Thread
+from paceline_sender.domain.mime import Encoding, Entity, Leaf, Mailbox, Multipart, Text, Tokens
 
-Encoding = Literal["quoted-printable", "base64"]
-
-_CRLF: Final = "\r\n"
-_LINE: Final = 78  # RFC 5322 §2.1.1: SHOULD; 998 is the MUST
-_PLAIN: Final = re.compile(r"[ -~]*")
 # A dot-atom at a host name (RFC 5321 §4.1.2 without quoted strings and address literals).
 _ADDRESS: Final = re.compile(
     r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
     r"@(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)*[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 )
 _MAX_SUBJECT: Final = 900
+_MAX_FILENAME: Final = 200
+# C0 and C1 controls, line and paragraph separators.
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+# RFC 6838 §4.2.
+_TYPE: Final = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,63}/[a-z0-9][a-z0-9!#$&^_.+-]{0,63}")
+_CONTENT_ID: Final = re.compile(r"[A-Za-z0-9!#$%&'*+/=^_`{|}~.@-]{1,200}")
 
 
 class InvalidMessage(Exception):
     """No message can be made of these parts; `reason` is stable, the text is for people.
 
-    reason: `address_invalid`, `subject_missing`, `message_invalid`.
+    reason: `address_invalid`, `subject_missing`, `header_invalid`, `attachment_invalid`,
+    `message_too_large`, `message_invalid`.
     """
 
     def __init__(self, reason: str, text: str) -> None:
@@ -122,83 +121,46 @@ def clean_header_text(value: str) -> str:
 
     Lone surrogates become U+FFFD; runs of white space become one space.
     """
-    plain = "".join(
-        " "
-        if (point := ord(char)) < 0x20 or 0x7F <= point <= 0x9F or point in (0x2028, 0x2029)
-        else "\ufffd"
-        if 0xD800 <= point <= 0xDFFF
-        else char
-        for char in value
-    )
-    return " ".join(plain.split())
+    if not value.isascii():
+        value = _SURROGATE.sub("\ufffd", value)
+    if not value.isprintable():
+        value = _CONTROL.sub(" ", value)
+    return " ".join(value.split())
 
 
 def clean_body(value: str) -> str:
-    """Return body text with `\\n` line ends, without controls other than tab."""
-    lines = value.replace("\r\n", "\n").replace("\r", "\n")
-    return "".join(
-        "\ufffd"
-        if 0xD800 <= (point := ord(char)) <= 0xDFFF
-        else char
-        if (point >= 0x20 and point != 0x7F) or char in "\n\t"
-        else ""
-        for char in lines
-    )
+    """Return body text as the recipient gets it: `\\n` line ends, no controls other than tab."""
+    return mime.text_octets(value).decode().replace("\r\n", "\n")
 
 
-def build(parts: Parts) -> bytes:
-    """Return the message's bytes, CRLF line ends, 7-bit clean, verified.
+def build(parts: Parts, *, at_most: int | None = None) -> bytes:
+    """Return the message's bytes: CRLF line ends, 7 bit, read back and compared.
+
+    Raises `InvalidMessage`, also for a message of more than `at_most` octets.
+    """
+    fields, entity = meaning(parts)
+    head, body = mime.write(entity, parts.message_id)
+    lines = "".join([mime.field(field) for field in fields])
+    data = f"{lines}{head}\r\n".encode("ascii", "replace") + body
+    try:
+        readback.compare(data, fields, entity)
+    except readback.Differs as difference:
+        raise InvalidMessage("message_invalid", str(difference)) from None
+    if at_most is not None and len(data) > at_most:
+        text = f"the message has {len(data)} octets, {at_most} are taken"
+        raise InvalidMessage("message_too_large", text)
+    return data
+
+
+def meaning(parts: Parts) -> tuple[list[mime.Field], Entity]:
+    """Return the fields, in order, and the content that a message of `parts` has.
 
     Raises `InvalidMessage`.
     """
-    subject = clean_header_text(parts.subject)
-    if not subject:
-        raise InvalidMessage("subject_missing", "the message has no subject")
-    subject = subject[:_MAX_SUBJECT].rstrip()
     for address in (parts.from_email, parts.reply_to, parts.to_email, parts.return_path):
         if address is not None and not is_address(address):
             raise InvalidMessage("address_invalid", "an address cannot be used in an envelope")
-    from_name = clean_header_text(parts.from_name or "")
-    headers: dict[str, str] = {
-        "Date": format_datetime(parts.date),
-        "From": _mailbox("From", from_name, parts.from_email),
-    }
-    if parts.reply_to and parts.reply_to != parts.from_email:
-        headers["Reply-To"] = parts.reply_to
-    headers["To"] = parts.to_email
-    headers["Subject"] = _unstructured("Subject", subject)
-    headers["Message-ID"] = parts.message_id
-    if parts.thread.in_reply_to:
-        headers["In-Reply-To"] = parts.thread.in_reply_to
-        headers["References"] = _tokens("References", parts.thread.references)
-    headers["List-Unsubscribe"] = _tokens(
-        "List-Unsubscribe", (f"<{parts.unsubscribe_url}>,", f"<{parts.unsubscribe_mailto}>")
-    )
-    headers["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
-    headers["X-Paceline-Job"] = parts.job_token
-    headers["MIME-Version"] = "1.0"
-    text = clean_body(parts.text) if parts.text is not None else None
-    html = clean_body(parts.html) if parts.html is not None else None
-    data = "".join(f"{name}: {value}{_CRLF}" for name, value in headers.items()).encode(
-        "ascii"
-    ) + _content(text, html)
-    verify(
-        data,
-        expected={
-            "To": parts.to_email,
-            "Subject": subject,
-            "Message-ID": parts.message_id,
-            "X-Paceline-Job": parts.job_token,
-            "List-Unsubscribe": f"<{parts.unsubscribe_url}>, <{parts.unsubscribe_mailto}>",
-            "In-Reply-To": parts.thread.in_reply_to or "",
-            "References": " ".join(parts.thread.references),
-        },
-        sender=(from_name, parts.from_email),
-        names=tuple(headers),
-        text=text,
-        html=html,
-    )
-    return data
+    return _fields(parts), _entity(parts)
 
 
 def is_address(value: str) -> bool:
@@ -207,95 +169,79 @@ def is_address(value: str) -> bool:
     return len(value) <= 254 and "=?" not in value and _ADDRESS.fullmatch(value) is not None
 
 
-def verify(
-    data: bytes,
-    *,
-    expected: Mapping[str, str],
-    sender: tuple[str, str],
-    names: tuple[str, ...],
-    text: str | None,
-    html: str | None,
-) -> None:
-    """Parse `data` again and compare it with what was meant; raise `InvalidMessage`.
-
-    `names` are all headers, in order, that stand before the content's own;
-    `sender` is the name and address shown in From; an empty text means absent.
-    """
-    # compat32: the default policy's header registry takes ten times as long, and keeps the
-    # blank between two encoded-words of a phrase, which RFC 2047 §6.2 drops.
-    parsed = message_from_bytes(data, policy=policy.compat32)
-    if parsed.defects:
-        raise InvalidMessage("message_invalid", "the message does not parse cleanly")
-    if [name for name in parsed.keys() if not name.lower().startswith("content-")] != list(names):  # noqa: SIM118 - a message is no mapping
-        raise InvalidMessage("message_invalid", "headers do not read back as written")
-    fields = {name: "".join(value.splitlines()) for name, value in parsed.items()}
-    for name, value in expected.items():
-        if _decoded(fields.get(name, "")) != value:
-            raise InvalidMessage("message_invalid", f"{name} does not read back as written")
-    phrase, address = parseaddr(fields["From"])
-    if (_decoded(phrase), address) != sender:
-        raise InvalidMessage("message_invalid", "From does not read back as written")
-    parts = parsed.get_payload() if parsed.is_multipart() else [parsed]
-    wanted = [(kind, body) for kind, body in (("plain", text), ("html", html)) if body is not None]
-    if len(parts) != len(wanted):
-        raise InvalidMessage("message_invalid", "the body parts do not read back as written")
-    for part, (kind, body) in zip(parts, wanted, strict=True):
-        got = part.get_payload(decode=True).decode("utf-8").replace("\r\n", "\n")
-        if (
-            part.defects
-            or part.get_content_type() != f"text/{kind}"
-            or got.rstrip("\n") != body.rstrip("\n")
-        ):
-            raise InvalidMessage("message_invalid", "a body does not read back as written")
-    if any(len(line) > 998 for line in data.split(b"\r\n")) or not data.isascii():
-        raise InvalidMessage("message_invalid", "a line is too long or not ASCII")
+def _fields(parts: Parts) -> list[mime.Field]:
+    subject = clean_header_text(parts.subject)
+    if not subject:
+        raise InvalidMessage("subject_missing", "the message has no subject")
+    from_email, thread = parts.from_email, parts.thread
+    fields: list[mime.Field] = [
+        Tokens("Date", (format_datetime(parts.date),)),
+        Mailbox("From", clean_header_text(parts.from_name or ""), from_email),
+    ]
+    if parts.reply_to and parts.reply_to != from_email:
+        fields.append(Tokens("Reply-To", (parts.reply_to,)))
+    fields += (
+        Tokens("To", (parts.to_email,)),
+        Text("Subject", subject[:_MAX_SUBJECT].rstrip()),
+        Tokens("Message-ID", (parts.message_id,)),
+    )
+    if thread.in_reply_to:
+        fields += (
+            Tokens("In-Reply-To", (thread.in_reply_to,)),
+            Tokens("References", thread.references),
+        )
+    fields += (
+        Tokens(
+            "List-Unsubscribe", (f"<{parts.unsubscribe_url}>,", f"<{parts.unsubscribe_mailto}>")
+        ),
+        Tokens("List-Unsubscribe-Post", ("List-Unsubscribe=One-Click",)),
+        Tokens("X-Paceline-Job", (parts.job_token,)),
+    )
+    for name, value in parts.headers:
+        if (refused := headers.refusal(name, value)) is not None:
+            raise InvalidMessage("header_invalid", f"{name}: {refused.text}")
+        fields.append(Text(name, clean_header_text(value)))
+    fields.append(Tokens("MIME-Version", ("1.0",)))
+    return fields
 
 
-def _decoded(field: str) -> str:
-    return str(make_header(decode_header(field))) if "=?" in field else field
-
-
-def _mailbox(header: str, name: str, address: str) -> str:
-    if not name:
-        return address
-    if _PLAIN.fullmatch(name) and "=?" not in name and len(name) <= 60:
-        quoted = name.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{quoted}" <{address}>'
-    return f"{_encoded(header, name)}{_CRLF} <{address}>"
-
-
-def _unstructured(header: str, value: str) -> str:
-    if _PLAIN.fullmatch(value) and "=?" not in value:
-        return _tokens(header, tuple(value.split(" ")))
-    return _encoded(header, value)
-
-
-def _encoded(header: str, value: str) -> str:
-    # An ASCII value with "=?" in it is encoded too, so that it is shown as it is.
-    return Header(value, "utf-8", header_name=header, maxlinelen=75).encode(linesep=_CRLF)
-
-
-def _tokens(header: str, tokens: tuple[str, ...]) -> str:
-    lines: list[str] = []
-    line, room = "", _LINE - len(header) - 2
-    for token in tokens:
-        if line and len(line) + 1 + len(token) > room:
-            lines.append(line)
-            line, room = token, _LINE - 1
-        else:
-            line = f"{line} {token}" if line else token
-    return f"{_CRLF} ".join([*lines, line])
-
-
-def _content(text: str | None, html: str | None) -> bytes:
-    body = EmailMessage(policy=policy.SMTP)
-    if text is not None:
-        body.set_content(text, cte="quoted-printable")
-        if html is not None:
-            body.add_alternative(html, subtype="html", cte="quoted-printable")
-    elif html is not None:
-        body.set_content(html, subtype="html", cte="quoted-printable")
-    else:
+def _entity(parts: Parts) -> Entity:
+    """Return mixed(related(alternative(text, html), inline…), attachments…), as far as needed."""
+    bodies = tuple(
+        Leaf(f'text/{subtype}; charset="utf-8"', mime.text_octets(value), parts.encoding)
+        for subtype, value in (("plain", parts.text), ("html", parts.html))
+        if value is not None
+    )
+    if not bodies:
         raise InvalidMessage("message_invalid", "the message has no body")
-    del body["MIME-Version"]
-    return body.as_bytes()
+    entity: Entity = bodies[0] if len(bodies) == 1 else Multipart("alternative", bodies)
+    if not parts.attachments:
+        return entity
+    # Without HTML nothing can show an image in its place.
+    inline: list[Attachment] = []
+    files: list[Attachment] = []
+    for one in parts.attachments:
+        (inline if one.content_id and parts.html is not None else files).append(one)
+    if inline:
+        if len({one.content_id for one in inline}) < len(inline):
+            raise InvalidMessage("attachment_invalid", "two inline attachments have one id")
+        entity = Multipart("related", (entity, *map(_inline, inline)))
+    if files:
+        entity = Multipart("mixed", (entity, *(_file(one, "attachment") for one in files)))
+    return entity
+
+
+def _inline(attachment: Attachment) -> Leaf:
+    content_id = attachment.content_id or ""
+    if _CONTENT_ID.fullmatch(content_id) is None:
+        raise InvalidMessage("attachment_invalid", "an inline attachment's id cannot be written")
+    return _file(attachment, "inline")._replace(content_id=content_id)
+
+
+def _file(attachment: Attachment, disposition: Literal["inline", "attachment"]) -> Leaf:
+    kind = attachment.content_type.lower()
+    # RFC 2046 §5.2.1: a message may not be base64; as any file it may.
+    if _TYPE.fullmatch(kind) is None or kind.startswith(("multipart/", "message/")):
+        kind = "application/octet-stream"
+    name = clean_header_text(attachment.filename)[:_MAX_FILENAME].rstrip() or "attachment"
+    return Leaf(kind, attachment.content, "base64", disposition, name)
