@@ -67,15 +67,18 @@ def up(
         Kind | None, typer.Option(help="Key service; default: as last time, at first the twin.")
     ] = None,
     services: Annotated[bool, typer.Option(help="Start the six services too.")] = True,
+    twins: Annotated[
+        bool, typer.Option("--twins", help="Start the twins of Gmail and Graph too.")
+    ] = False,
 ) -> None:
     """Start what does not run yet, and wait until everything is ready."""
-    _up(Stack(), keys=keys, services=services)
+    _up(Stack(), keys=keys, services=services, twins=twins)
 
 
-def _up(stack: Stack, *, keys: Kind | None, services: bool) -> None:
+def _up(stack: Stack, *, keys: Kind | None, services: bool, twins: bool = False) -> None:
     try:
         with Progress(_out) as progress:
-            stack.up(keys=keys, services=services, report=progress)
+            stack.up(keys=keys, services=services, twins=twins, report=progress)
     except StackFailed as failed:
         _give_up(stack, failed)
 
@@ -156,12 +159,15 @@ def run(
     *,
     keys: Annotated[Kind | None, typer.Option(help="Key service.")] = None,
     services: Annotated[bool, typer.Option(help="Start the six services too.")] = False,
+    twins: Annotated[
+        bool, typer.Option("--twins", help="Start the twins of Gmail and Graph too.")
+    ] = False,
 ) -> None:
     """Run a command with the stack up; afterwards end the stack unless it ran before."""
     stack = Stack()
     before = any(stack.processes.find(name) for name in stack.processes.recorded())
     try:
-        _up(stack, keys=keys, services=services)
+        _up(stack, keys=keys, services=services, twins=twins)
         code = subprocess.run(command, check=False).returncode
     finally:
         if not before:

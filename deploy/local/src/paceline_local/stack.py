@@ -22,6 +22,8 @@ from paceline_local.parts.mailhost import MailHost
 from paceline_local.parts.postgres import Postgres
 from paceline_local.parts.redis import Redis
 from paceline_local.parts.services import Service
+from paceline_local.parts.twins import DOMAINS, Twin
+from paceline_local.parts.twins import Kind as TwinKind
 from paceline_local.passwords import Passwords
 from paceline_local.ports import Ports
 from paceline_local.process import Processes, wait_until
@@ -72,6 +74,7 @@ class Stack:
         self.kafka: Final = Kafka(self._site)
         self.keys: Final = Keys(self._site)
         self.mailhost: Final = MailHost(self._site)
+        self.twins: Final[dict[TwinKind, Twin]] = {kind: Twin(kind, self._site) for kind in DOMAINS}
         self.schema: Final = Schema(self._site, self.postgres)
         self.services: Final = {
             name: Service(name, self._site, self.keys, self.mailhost) for name in topics.SERVICES
@@ -83,9 +86,17 @@ class Stack:
         return self._ports
 
     def up(
-        self, *, keys: Kind | None = None, services: bool = True, report: Report = _silent
+        self,
+        *,
+        keys: Kind | None = None,
+        services: bool = True,
+        twins: bool = False,
+        report: Report = _silent,
     ) -> "Stack":
         """Start what does not run; return when all is ready, raise `StackFailed` otherwise.
+
+        The `twins` of Gmail and Graph are for whoever asks for them; services are pointed
+        at their ports always.
 
         `keys=None` keeps the key service that this stack used last (at first the twin).
         Another one than last time means another database: what one key service sealed
@@ -96,13 +107,16 @@ class Stack:
             if keys is not None and keys != self.keys.kind:
                 self._stop(self.keys, report)
             self.keys.choose(keys or self.keys.kind)
-            everything: list[Part] = [*self._infrastructure(), *self.services.values()]
+            everything: list[Part] = [
+                *self._infrastructure(), *self.twins.values(), *self.services.values()
+            ]  # fmt: skip
             self._install(everything, report)
             self._assign(everything)
             self._start_all(
                 [
                     [self.postgres, self.schema],
                     *([part] for part in (self.redis, self.kafka, self.keys, self.mailhost)),
+                    *([twin] for twin in self.twins.values() if twins),
                 ],
                 report,
             )
@@ -115,7 +129,9 @@ class Stack:
     def down(self, report: Report = _silent) -> None:
         """End every recorded process, services first."""
         with self._lock():
-            groups: list[Sequence[Part]] = [list(self.services.values()), self._infrastructure()]
+            groups: list[Sequence[Part]] = [
+                list(self.services.values()), [*self.twins.values(), *self._infrastructure()]
+            ]  # fmt: skip
             for group in groups:
                 with ThreadPoolExecutor(len(group)) as pool:
                     list(pool.map(lambda part: self._stop(part, report), group))
@@ -174,9 +190,11 @@ class Stack:
         self.layout.create()
 
     def status(self) -> list[Row]:
-        """Return one row per process, running or not."""
+        """Return one row per process, running or not; of the twins those that were started."""
         rows = []
-        for part in (*self._infrastructure(), *self.services.values()):
+        recorded = set(self.processes.recorded())
+        twins = [twin for twin in self.twins.values() if twin.name in recorded]
+        for part in (*self._infrastructure(), *twins, *self.services.values()):
             known = all(name in self._ports for name in part.port_names)
             running = {name: self.processes.find(name) for name in part.processes}
             alive = known and all(running.values())
@@ -209,7 +227,9 @@ class Stack:
 
     def parts(self) -> dict[str, Part]:
         """Return every part that `start` and `stop` take, by name."""
-        every: list[Part] = [*self._infrastructure(), *self.services.values()]
+        every: list[Part] = [
+            *self._infrastructure(), *self.twins.values(), *self.services.values()
+        ]  # fmt: skip
         return {part.name: part for part in every}
 
     def _install(self, parts: Sequence[Part], report: Report) -> None:

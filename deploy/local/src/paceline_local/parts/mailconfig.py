@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from paceline_local.parts.twins import DOMAINS as TWINS
 from paceline_local.ports import LOOPBACK
 
 SENDER_DOMAINS: Final = ("north.test", "south.test")
@@ -21,6 +22,11 @@ PORTS: Final = (
 def postfix_main(home: Path, tls: Path, ports: Mapping[str, int], log: Path) -> str:
     """Return main.cf: accepts for its own domains, hands to Dovecot by LMTP, sends nowhere else."""
     domains = ", ".join((*SENDER_DOMAINS, RECIPIENT_DOMAIN))
+    # Who is unknown there, the twin says itself.
+    relays = {LATE_DOMAIN: ports["smtp_late"]} | {
+        domain: ports[f"{kind}_twin_smtp"] for kind, domain in TWINS.items()
+    }
+    routes = ", ".join(f"{domain}=smtp:[{LOOPBACK}]:{port}" for domain, port in relays.items())
     return f"""\
 compatibility_level = 3.6
 queue_directory = {home}/spool
@@ -44,8 +50,11 @@ default_transport = error:5.1.2 outside the local stack
 virtual_mailbox_domains = {domains}
 virtual_mailbox_maps = hash:{home}/postfix/users
 virtual_transport = lmtp:inet:{LOOPBACK}:{ports["lmtp"]}
-relay_domains = {LATE_DOMAIN}
-transport_maps = inline:{{ {LATE_DOMAIN}=smtp:[{LOOPBACK}]:{ports["smtp_late"]} }}
+relay_domains = {", ".join(relays)}
+transport_maps = inline:{{ {routes} }}
+queue_run_delay = 5s
+minimal_backoff_time = 5s
+maximal_backoff_time = 30s
 enable_long_queue_ids = yes
 smtpd_delay_open_until_valid_rcpt = no
 message_size_limit = 26214400
@@ -97,7 +106,7 @@ def postfix_master(ports: Mapping[str, int]) -> str:
        check_recipient_access static:{{550 5.1.1 No such user here}} }}
 pickup    unix n - n 60   1 pickup
 cleanup   unix n - n -    0 cleanup
-qmgr      unix n - n 300  1 qmgr
+qmgr      unix n - n 5    1 qmgr
 tlsmgr    unix - - n 1000? 1 tlsmgr
 rewrite   unix - - n -    - trivial-rewrite
 bounce    unix - - n -    0 bounce

@@ -145,11 +145,11 @@ def environment(name: str, site: Site, keys: Keys, mailhost: MailHost) -> dict[s
 
 
 def _oauth(site: Site) -> dict[str, str]:
-    """Return where Google and Microsoft are: their twins, where the stack has given them ports.
+    """Return where Google and Microsoft are: their twins (`twins.py`), whether they run or not.
 
     A variable of this process's own environment wins: a developer's real tenant, say.
     """
-    settings = {}
+    settings: dict[str, str] = {}
     if "gmail_twin" in site.ports:
         google = _url(site, "gmail_twin")
         settings |= {
