@@ -9,6 +9,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -23,10 +25,22 @@ _REMEDY: Final = "put a vault or bao binary on PATH, or see the log; `make vault
 
 def version() -> str:
     """Return the version of Vault that the module pins."""
-    match = re.search(r"hashicorp/vault v(\S+)", (_MODULE / "go.mod").read_text())
+    return required(_MODULE, "hashicorp/vault")
+
+
+def required(module: Path, program: str) -> str:
+    """Return the version of `program` that the Go module in the directory `module` pins."""
+    match = re.search(rf"{re.escape(program)} v(\S+)", (module / "go.mod").read_text())
     if match is None:
-        raise LookupError("deploy/local/vault/go.mod names no version of Vault")
+        raise LookupError(f"{module / 'go.mod'} names no version of {program}")
     return match.group(1)
+
+
+@contextmanager
+def toolchain(parent: Path, log: Path, say: Say) -> Iterator[str]:
+    """Give the path of a new enough Go: the machine's, or one fetched below `parent` meanwhile."""
+    with tempfile.TemporaryDirectory(dir=parent, prefix="build-") as folder:
+        yield _go(Path(folder), log, say)
 
 
 def find() -> Path | None:
