@@ -19,14 +19,23 @@ from paceline_sender.probe import ProbeRequest as SendRequest
 
 WORKSPACE, MAILBOX = 7, 2**40 + 5
 SIDE = {"host": "mail.example.test", "port": 993, "tls": "implicit", "username": "ann"}
-DRAFT = probe.Draft(
-    WORKSPACE, MAILBOX, "ann@north.test", None,
-    smtp=SIDE, imap=SIDE, send_credential=b"s", read_credential=b"i",
+OAUTH = {
+    "provider": "google", "scopes": ["https://www.googleapis.com/auth/gmail.modify"],
+    "tenant": None, "account": "1", "app": "workspace", "client_id": "c",
+}  # fmt: skip
+BY_SERVERS = probe.Draft(
+    WORKSPACE, MAILBOX, "ann@north.test", None, "smtp",
+    probe.Side(SIDE, None, b"s"), probe.Side(SIDE, None, b"i", 2),
+)  # fmt: skip
+BY_API = probe.Draft(
+    WORKSPACE, MAILBOX, "ann@north.test", "Ann", "gmail",
+    probe.Side(None, OAUTH, b"s"), probe.Side(None, OAUTH, b"i", 3),
 )  # fmt: skip
 
 
+@pytest.mark.parametrize("draft", [BY_SERVERS, BY_API], ids=lambda draft: draft.kind)
 async def test_both_legs_are_asked_by_public_ids_and_understood(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, draft: probe.Draft
 ) -> None:
     asked: list[dict[str, Any]] = []
 
@@ -44,7 +53,7 @@ async def test_both_legs_are_asked_by_public_ids_and_understood(
         sender_url="http://sender", sender_token=SecretStr("s"),
         reply_url="http://reply", reply_token=SecretStr("r"),
     ))  # fmt: skip
-    assert (await prober.probe(DRAFT)).ok
+    assert (await prober.probe(draft)).ok
     await prober.close()
 
     send, read = asked

@@ -1,11 +1,11 @@
-"""Connecting a mailbox: its servers, its sealed passwords, the test before anything is saved."""
+"""Connecting a mailbox: its sealed credentials, the test before anything is saved."""
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine import Row
@@ -13,33 +13,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paceline_common import ids
 from paceline_common.http import Problem
-from paceline_gateway import problems
+from paceline_gateway import problems, trail
 from paceline_gateway.auth import Caller
+from paceline_gateway.mailbox_settings import audit_pacing
 from paceline_gateway.parts import Parts
-from paceline_gateway.probe import Draft, Result
+from paceline_gateway.probe import Draft, Result, Side
+from paceline_gateway.servers import ServerIn, stored, weaknesses
 from paceline_gateway.store import foreign
 from paceline_gateway.store.tables import Mailbox
 
 TABLE: Final = "mailbox"
 # What the sender holds a mailbox back for, and a passed test disproves.
-DISPROVED: Final = ("auth_failed", "sender_refused", "connect_failed")
-
-Host = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=253)]
-Tls = Literal["implicit", "starttls", "none"]
-
-
-class ServerIn(BaseModel):
-    """One server and how to sign in to it. `tls: none` sends the password in the clear."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    host: Host
-    port: int = Field(ge=1, le=65535)
-    tls: Tls = "implicit"
-    username: Annotated[str, StringConstraints(min_length=1, max_length=320)] | None = Field(
-        default=None, description="The mailbox's address if left out."
-    )
-    password: SecretStr = Field(min_length=1, max_length=1000)
+DISPROVED: Final = ("auth_failed", "grant_revoked", "sender_refused", "connect_failed")
+DEACTIVATED: Final = "deactivated"
 
 
 async def draft_new(
@@ -57,10 +43,9 @@ async def draft_new(
         mailbox_id=mailbox_id,
         email=email,
         display_name=display_name,
-        smtp=_smtp(smtp, email),
-        imap=_server(imap, email),
-        send_credential=await _seal(parts, caller, "send", mailbox_id, smtp.password),
-        read_credential=await _seal(parts, caller, "read", mailbox_id, imap.password),
+        kind="smtp",
+        send=await _by_password(parts, caller, "send", mailbox_id, email, smtp),
+        read=await _by_password(parts, caller, "read", mailbox_id, email, imap),
     )
 
 
@@ -70,33 +55,65 @@ async def draft_saved(
     mailbox_id: int,
     smtp: ServerIn | None = None,
     imap: ServerIn | None = None,
-) -> tuple[Draft, dict[str, Any]]:
-    """Return a connected mailbox as it would be with these servers, and the columns they change.
+) -> Draft:
+    """Return a connected mailbox as it would be with these servers.
 
     A leg that stays is tested with its sealed credential as it is: each leg's
-    test needs the other.
+    test needs the other. Raises `servers_incomplete` for one server of a mailbox
+    behind an API.
     """
     async with parts.db.transaction([caller.workspace_id]) as tx:
         held = await lock(tx, caller, mailbox_id)
-    changed: dict[str, Any] = {}
+    draft = saved(held)
+    if held.kind != "smtp" and (smtp is None) != (imap is None):
+        raise Problem(problems.SERVERS_INCOMPLETE)
     if smtp:
-        changed["smtp"] = _smtp(smtp, held.email)
-        changed["send_credential"] = await _seal(parts, caller, "send", mailbox_id, smtp.password)
+        side = await _by_password(parts, caller, "send", mailbox_id, held.email, smtp)
+        draft = replace(draft, kind="smtp", send=side)
     if imap:
-        changed["imap"] = _server(imap, held.email)
-        changed["read_credential"] = await _seal(parts, caller, "read", mailbox_id, imap.password)
-    legs = {
-        name: changed.get(name, getattr(held, name))
-        for name in ("smtp", "imap", "send_credential", "read_credential")
-    }
-    draft = Draft(
-        workspace_id=caller.workspace_id,
-        mailbox_id=mailbox_id,
+        side = await _by_password(parts, caller, "read", mailbox_id, held.email, imap)
+        draft = replace(draft, kind="smtp", read=side)
+    return draft
+
+
+def saved(held: Row[Any]) -> Draft:
+    """Return a connected mailbox as its row has it."""
+    return Draft(
+        workspace_id=held.workspace_id,
+        mailbox_id=held.mailbox_id,
         email=held.email,
         display_name=held.display_name,
-        **legs,
+        kind=held.kind,
+        send=Side(
+            held.smtp, held.send_oauth, bytes(held.send_credential), held.send_credential_version
+        ),
+        read=Side(
+            held.imap, held.read_oauth, bytes(held.read_credential), held.read_credential_version
+        ),
     )
-    return draft, changed
+
+
+def columns(draft: Draft) -> dict[str, Any]:
+    """Return how the draft is reached, as columns; credential versions are `renewed`'s."""
+    return {
+        "kind": draft.kind,
+        "smtp": _plain(draft.send.server),
+        "imap": _plain(draft.read.server),
+        "send_oauth": _plain(draft.send.oauth),
+        "read_oauth": _plain(draft.read.oauth),
+        "send_credential": draft.send.credential,
+        "read_credential": draft.read.credential,
+    }
+
+
+def renewed(draft: Draft) -> dict[str, Any]:
+    """Return the new credential versions of a saved mailbox's legs that have a new credential."""
+    found: dict[str, Any] = {}
+    if draft.send.version is None:
+        found["send_credential_version"] = Mailbox.send_credential_version + 1
+    if draft.read.version is None:
+        found["read_credential_version"] = Mailbox.read_credential_version + 1
+    return found
 
 
 def outcome(result: Result, now: datetime) -> dict[str, Any]:
@@ -153,15 +170,19 @@ async def save(
         "workspace_id": caller.workspace_id,
         "mailbox_id": mailbox_id,
         "email": email,
-        "kind": "smtp",
         **values,
+    }
+    back = {
+        "version": Mailbox.version + 1,
+        "send_credential_version": Mailbox.send_credential_version + 1,
+        "read_credential_version": Mailbox.read_credential_version + 1,
     }
     statement = insert(Mailbox).values(row)
     version = (
         await tx.execute(
             statement.on_conflict_do_update(
                 index_elements=[Mailbox.workspace_id, Mailbox.email],
-                set_={**values, "version": Mailbox.version + 1},
+                set_={**values, **back},
                 where=(Mailbox.deleted_at.is_not(None)) & (Mailbox.mailbox_id == mailbox_id),
             ).returning(Mailbox.version)
         )
@@ -213,24 +234,78 @@ async def change(
     return version
 
 
-def _server(server: ServerIn, email: str) -> dict[str, Any]:
-    return {
-        "host": server.host,
-        "port": server.port,
-        "tls": server.tls,
-        "username": server.username or email,
-    }
+async def connected(
+    parts: Parts, tx: AsyncConnection, caller: Caller, draft: Draft, values: Mapping[str, Any]
+) -> None:
+    """Save a tested mailbox: insert it or bring it back, let it send, tell everybody.
+
+    `values` are its settings' columns and its test's outcome.
+    """
+    number, mailbox = draft.mailbox_id, ids.encode("mbx", draft.mailbox_id)
+    domain = draft.email.partition("@")[2]
+    row = {"domain": domain, **columns(draft), **values}
+    version = await save(tx, caller, number, draft.email, row)
+    await foreign.resume(tx, caller.workspace_id, "mailbox", number, DEACTIVATED, caller.actor)
+    await reopen(tx, caller, number)
+    await trail.mailbox_changed(parts, tx, caller.workspace_id, number, version)
+    await trail.audit(parts, tx, caller, "mailbox.connected", mailbox, **told(draft))
+    await audit_weakness(parts, tx, caller, draft)
+    await audit_pacing(parts, tx, caller, mailbox, values, {"policy": {"attested": False}})
 
 
-def _smtp(server: ServerIn, email: str) -> dict[str, Any]:
-    return _server(server, email) | {"auth": "auto"}
+def told(draft: Draft) -> dict[str, str]:
+    """Return what an audit record tells of how a mailbox is reached; never a secret."""
+    found = {"kind": draft.kind}
+    for leg, side in (("send", draft.send), ("read", draft.read)):
+        if side.oauth is not None:
+            found[f"{leg}_client"] = f"{side.oauth['client_id']} ({side.oauth['app']})"
+            found[f"{leg}_scopes"] = " ".join(side.oauth["scopes"])
+    return found
 
 
-async def _seal(
-    parts: Parts, caller: Caller, scope: Literal["send", "read"], mailbox_id: int, secret: SecretStr
+async def audit_weakness(
+    parts: Parts, tx: AsyncConnection, caller: Caller, draft: Draft, before: Draft | None = None
+) -> None:
+    """Record where somebody chose to do without encryption or verification, when it is new."""
+    for name, side, was in (
+        ("smtp", draft.send, before and before.send),
+        ("imap", draft.read, before and before.read),
+    ):
+        found = weaknesses(side.server)
+        if found and found != weaknesses(was.server if was else None):
+            await trail.audit(
+                parts, tx, caller, "mailbox.connection_weakened",
+                ids.encode("mbx", draft.mailbox_id), **{name: ", ".join(found)},
+            )  # fmt: skip
+
+
+async def _by_password(
+    parts: Parts,
+    caller: Caller,
+    scope: Literal["send", "read"],
+    mailbox_id: int,
+    email: str,
+    server: ServerIn,
+) -> Side:
+    credential = {"password": server.password.get_secret_value()}
+    sealed = await seal(parts, caller, scope, mailbox_id, credential)
+    return Side(stored(server, email), None, sealed)
+
+
+async def seal(
+    parts: Parts,
+    caller: Caller,
+    scope: Literal["send", "read"],
+    mailbox_id: int,
+    credential: Mapping[str, Any],
 ) -> bytes:
-    plaintext = json.dumps({"password": secret.get_secret_value()}).encode()
+    """Return a credential sealed for one leg of one mailbox; the gateway cannot open it again."""
+    plaintext = json.dumps(credential).encode()
     return await parts.keys.seal(scope, caller.workspace_id, plaintext, table=TABLE, row=mailbox_id)
+
+
+def _plain(value: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if value is None else dict(value)
 
 
 def _exists(mailbox_id: int) -> Exception:

@@ -44,17 +44,47 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
+class Side:
+    """One leg of a mailbox as it would be saved; `credential` is sealed for the mailbox's id.
+
+    `server` is null behind an API, `oauth` with a password. `version` is the credential's,
+    None when it is not saved.
+    """
+
+    server: Mapping[str, Any] | None
+    oauth: Mapping[str, Any] | None
+    credential: bytes
+    version: int | None = None
+
+    def as_members(self, name: str) -> dict[str, Any]:
+        """Return the leg as JSON members, its server under `name`."""
+        return {
+            name: None if self.server is None else dict(self.server),
+            "oauth": None if self.oauth is None else dict(self.oauth),
+            "credential": base64.b64encode(self.credential).decode(),
+            "credential_version": self.version,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Draft:
-    """A mailbox as it would be saved; both credentials are sealed for `mailbox_id`."""
+    """A mailbox as it would be saved."""
 
     workspace_id: int
     mailbox_id: int
     email: str
     display_name: str | None
-    smtp: Mapping[str, Any]
-    imap: Mapping[str, Any]
-    send_credential: bytes
-    read_credential: bytes
+    kind: str
+    send: Side
+    read: Side
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """What became of a leg's grant at its provider, and the provider's words."""
+
+    result: str
+    message: str
 
 
 class Prober:
@@ -85,25 +115,16 @@ class Prober:
             "workspace_id": ids.encode("ws", draft.workspace_id),
             "mailbox_id": ids.encode("mbx", draft.mailbox_id),
             "email": draft.email,
+            "kind": draft.kind,
             "token": token,
         }
         send = await self._ask(
             self._sender,
-            {
-                **whose,
-                "display_name": draft.display_name,
-                "smtp": dict(draft.smtp),
-                "credential": base64.b64encode(draft.send_credential).decode(),
-            },
+            {**whose, "display_name": draft.display_name, **draft.send.as_members("smtp")},
         )
+        wait_s = self._wait_s if send.ok else 0
         read = await self._ask(
-            self._reply,
-            {
-                **whose,
-                "imap": dict(draft.imap),
-                "credential": base64.b64encode(draft.read_credential).decode(),
-                "wait_s": self._wait_s if send.ok else 0,
-            },
+            self._reply, {**whose, "wait_s": wait_s, **draft.read.as_members("imap")}
         )
         if not send.ok and read.code == "not_read_back":
             read = Leg(
@@ -113,6 +134,24 @@ class Prober:
                 "Mend the sending side; this side is tested again then.",
             )
         return Result(send, read)
+
+    async def revoke(self, workspace_id: int, mailbox_id: int) -> dict[str, Revoked]:
+        """Have both services revoke what they hold of a mailbox's grants; never raises.
+
+        A service that is away has revoked nothing: `failed`.
+        """
+        path = f"/internal/revoke/{ids.encode('ws', workspace_id)}/{ids.encode('mbx', mailbox_id)}"
+        found = {}
+        # One after the other: the second learns that the first has revoked a shared grant.
+        for leg, client in (("send", self._sender), ("read", self._reply)):
+            try:
+                answer = await client.post(path)
+                answer.raise_for_status()
+                told = answer.json()
+                found[leg] = Revoked(str(told["result"]), str(told["message"]))
+            except (httpx.HTTPError, ValueError, KeyError) as error:
+                found[leg] = Revoked("failed", f"the service did not answer: {error}")
+        return found
 
     async def _ask(self, client: httpx.AsyncClient, body: dict[str, Any]) -> Leg:
         try:

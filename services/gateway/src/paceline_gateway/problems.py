@@ -48,6 +48,11 @@ MAILBOX_DELETED = ProblemType(
     "mailbox_deleted", 409, "The mailbox was disconnected",
     "Connect it again with POST /v1/mailboxes; it keeps its history.",
 )  # fmt: skip
+SERVERS_INCOMPLETE = ProblemType(
+    "servers_incomplete", 422, "The mailbox is reached by its provider's API",
+    "Send both `smtp` and `imap` to reach it by servers instead, or reconnect it with "
+    "POST /v1/oauth/{provider}/flows.",
+)  # fmt: skip
 POOL_IN_USE = ProblemType(
     "pool_in_use", 409, "Campaigns use the pool",
     "Take it out of the tiers of the campaigns listed in `campaigns` first.",

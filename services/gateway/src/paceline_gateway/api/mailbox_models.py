@@ -1,41 +1,61 @@
 """What requests and answers about mailboxes look like."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from paceline_gateway.api.suspensions import SuspensionOut
 from paceline_gateway.api.types import Email, Name, Timezone
-from paceline_gateway.connect import ServerIn, Tls
+from paceline_gateway.domain.consent import OAuthProvider
 from paceline_gateway.domain.provider import Provider
+from paceline_gateway.mailbox_settings import MailboxSettings
 from paceline_gateway.pacing import Capacity, Unknown
+from paceline_gateway.servers import ServerIn, ServerOut
+from paceline_providers.presets import presets
 
 
 class _In(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class MailboxIn(_In):
-    """A mailbox to connect."""
+class MailboxIn(MailboxSettings):
+    """A mailbox to connect by SMTP and IMAP.
+
+    A `preset` of `GET /v1/presets` fills the servers that are left out; they are signed in to
+    with `password`. Without one both servers are given.
+    """
 
     email: Email
-    display_name: Name | None = None
-    reply_to: Email | None = None
-    timezone: Timezone | None = Field(default=None, description="The workspace's if left out.")
-    policy: dict[str, Any] = Field(
-        default_factory=dict, description="What differs from the defaults; see `effective_policy`."
-    )
-    provider: Provider | None = Field(
-        default=None, description="Found by server and address if left out."
-    )
-    already_in_use: bool = Field(
-        default=True,
-        description="Whether people already write from it. If so, stage 3 is attested and cold "
-        "mail may start (policy `attested`); if not, it starts at stage 0 and has to warm up.",
-    )
-    smtp: ServerIn
-    imap: ServerIn
+    preset: str | None = Field(default=None, max_length=50)
+    password: SecretStr | None = Field(default=None, min_length=1, max_length=1000)
+    smtp: ServerIn | None = None
+    imap: ServerIn | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        servers = presets().get(self.preset) if self.preset else None
+        if self.preset and servers is None:
+            raise ValueError(f"preset: there is no {self.preset!r}; see GET /v1/presets")
+        for name in ("smtp", "imap"):
+            if getattr(self, name) is not None:
+                continue
+            filled = getattr(servers, name) if servers else None
+            if filled is None:
+                raise ValueError(f"{name}: needed, for no preset fills it")
+            if self.password is None:
+                raise ValueError("password: needed for the servers that the preset fills")
+            made = ServerIn(
+                host=filled.host, port=filled.port, tls=filled.tls, password=self.password
+            )
+            setattr(self, name, made)
+        return self
+
+    def servers(self) -> tuple[ServerIn, ServerIn]:
+        """Return both servers, as given or as the preset fills them."""
+        assert self.smtp is not None
+        assert self.imap is not None
+        return self.smtp, self.imap
 
 
 class MailboxPatch(_In):
@@ -58,13 +78,19 @@ class MailboxPatch(_In):
     imap: ServerIn | None = None
 
 
-class ServerOut(BaseModel):
-    """A server without its password."""
+class GrantOut(BaseModel):
+    """What a leg is signed in with instead of a password; tokens are never part of an answer.
 
-    host: str
-    port: int
-    tls: Tls
-    username: str
+    `app` says whose OAuth app it was given to, `client_id` which. docs/oauth-grants.md
+    tells what the scopes allow.
+    """
+
+    provider: OAuthProvider
+    scopes: list[str]
+    account: str | None
+    tenant: str | None
+    app: Literal["workspace", "installation"]
+    client_id: str
 
 
 class LegOut(BaseModel):
@@ -106,7 +132,8 @@ class MailboxOut(BaseModel):
 
     `policy` is what was set, `effective_policy` what holds with every default
     filled in. `capacity` is how many messages that allows today however high the
-    cap, and what binds it; where it is null, `capacity_unknown` says why.
+    cap, and what binds it; where it is null, `capacity_unknown` says why. `smtp` and `imap`
+    are null behind an API, the grants with a password.
     """
 
     id: str
@@ -123,8 +150,10 @@ class MailboxOut(BaseModel):
     effective_policy: dict[str, Any]
     capacity: Capacity | None
     capacity_unknown: Unknown | None
-    smtp: ServerOut
-    imap: ServerOut
+    smtp: ServerOut | None
+    imap: ServerOut | None
+    send_grant: GrantOut | None
+    read_grant: GrantOut | None
     last_send_test: LastTest | None
     last_read_test: LastTest | None
     suspensions: list[SuspensionOut]

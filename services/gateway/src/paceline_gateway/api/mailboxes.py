@@ -1,46 +1,45 @@
 """Mailboxes: connected only when a message could be sent and read back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 from fastapi import APIRouter, Query, Response, status
-from sqlalchemy import Select, delete, func, select, update
+from sqlalchemy import Select, func, select, update
 from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paceline_common import ids
 from paceline_common.address import normalise
 from paceline_common.http import Problem
-from paceline_gateway import connect, paging, problems, trail
+from paceline_gateway import connect, mailbox_settings, paging, problems, trail
 from paceline_gateway.api.mailbox_models import (
+    GrantOut,
     LastTest,
     LegOut,
     MailboxIn,
     MailboxOut,
     MailboxPatch,
     PaceOut,
-    ServerOut,
     TestOut,
 )
 from paceline_gateway.api.suspensions import SuspensionOut, open_suspensions
 from paceline_gateway.api.types import MailboxId, answers
 from paceline_gateway.auth import Caller, Reader, Writer
+from paceline_gateway.disconnect import disconnect
 from paceline_gateway.domain import mailbox_policy
 from paceline_gateway.domain.provider import Provider, derive
-from paceline_gateway.lifecycle import touch_campaigns_of_pools
 from paceline_gateway.pacing import Capacity
 from paceline_gateway.paging import Cursor, Limit, Page
 from paceline_gateway.parts import Parts, PartsDep
-from paceline_gateway.places import places
-from paceline_gateway.probe import Leg, Result
+from paceline_gateway.probe import Draft, Leg, Result
+from paceline_gateway.servers import shown
 from paceline_gateway.store import foreign
-from paceline_gateway.store.tables import Mailbox, PoolMember, Workspace
+from paceline_gateway.store.tables import Mailbox, Workspace
+from paceline_providers.presets import presets
 
 router = APIRouter(prefix="/v1/mailboxes", tags=["mailboxes"])
-
-DEACTIVATED = "deactivated"
 
 
 @router.get("", operation_id="listMailboxes", responses=answers(problems.CURSOR_INVALID))
@@ -87,49 +86,22 @@ async def connect_mailbox(
 
     A mailbox that was disconnected comes back under its old id, with its history.
     """
+    smtp, imap = body.servers()
     email = normalise(body.email)
-    domain = email.partition("@")[2]
-    found = derive("smtp", domain, body.smtp.host)
-    policy = _policy(body, body.provider or found)
+    found = _found(email.partition("@")[2], smtp.host, body.preset)
+    now = parts.clock.now()
+    values = mailbox_settings.columns(body, found, now)
     async with parts.db.transaction([caller.workspace_id]) as tx:
         mailbox_id = await connect.id_for(tx, caller, email)
-    draft = await connect.draft_new(
-        parts, caller, mailbox_id, email, body.display_name, body.smtp, body.imap
-    )
+    draft = await connect.draft_new(parts, caller, mailbox_id, email, body.display_name, smtp, imap)
     result = await parts.prober.probe(draft)
     if test == "only":
         response.status_code = status.HTTP_200_OK
         return _test(result)
     connect.demand(result)
-    now = parts.clock.now()
-    values = {
-        "domain": domain,
-        "provider_found": found,
-        "provider_set": body.provider,
-        "display_name": body.display_name,
-        "reply_to": body.reply_to,
-        "timezone": body.timezone,
-        "policy": policy,
-        "is_active": True,
-        "connected_at": now,
-        "deleted_at": None,
-        "updated_at": now,
-        "smtp": dict(draft.smtp),
-        "imap": dict(draft.imap),
-        "send_credential": draft.send_credential,
-        "read_credential": draft.read_credential,
-        **connect.outcome(result, now),
-    }
     async with parts.db.transaction([caller.workspace_id]) as tx:
-        version = await connect.save(tx, caller, mailbox_id, email, values)
-        mailbox = ids.encode("mbx", mailbox_id)
-        await foreign.resume(
-            tx, caller.workspace_id, "mailbox", mailbox_id, DEACTIVATED, caller.actor
-        )
-        await connect.reopen(tx, caller, mailbox_id)
-        await trail.mailbox_changed(parts, tx, caller.workspace_id, mailbox_id, version)
-        await trail.audit(parts, tx, caller, "mailbox.connected", mailbox)
-        await _audit_pacing(parts, tx, caller, mailbox, values, {"policy": {"attested": False}})
+        tested = values | connect.outcome(result, now)
+        await connect.connected(parts, tx, caller, draft, tested)
         return await _one(tx, caller, mailbox_id)
 
 
@@ -161,29 +133,34 @@ async def change_mailbox(
     if body.is_active is not None:
         values["is_active"] = body.is_active
     now = parts.clock.now()
+    draft: Draft | None = None
     if body.smtp or body.imap:
-        draft, servers = await connect.draft_saved(parts, caller, mailbox_id, body.smtp, body.imap)
+        draft = await connect.draft_saved(parts, caller, mailbox_id, body.smtp, body.imap)
         result = await parts.prober.probe(draft)
         connect.demand(result)
-        values |= servers | connect.outcome(result, now)
+        values |= connect.columns(draft) | connect.renewed(draft)
+        values |= connect.outcome(result, now)
     mailbox = ids.encode("mbx", mailbox_id)
     async with parts.db.transaction([caller.workspace_id]) as tx:
         held = await connect.lock(tx, caller, mailbox_id)
         if body.smtp:
-            values["provider_found"] = derive(held.kind, held.domain, body.smtp.host)
+            values["provider_found"] = derive("smtp", held.domain, body.smtp.host)
         if {"policy", "policy_reset", "provider"} & body.model_fields_set:
             settled = {**held._mapping, **values}
             provider = settled["provider_set"] or settled["provider_found"]
-            values["policy"] = _merged(held.policy, body, provider)
+            values["policy"] = mailbox_settings.changed_policy(
+                held.policy, body.policy_reset or (), body.policy or {}, provider
+            )
         if not values:
             return await _one(tx, caller, mailbox_id)
         version = await connect.change(tx, caller, mailbox_id, values, now)
         if body.is_active is not None and body.is_active != held.is_active:
             await _set_active(parts, tx, caller, mailbox_id, active=body.is_active)
-        if body.smtp or body.imap:
+        if draft is not None:
             await connect.reopen(tx, caller, mailbox_id)
             await trail.audit(parts, tx, caller, "mailbox.credential_changed", mailbox)
-        await _audit_pacing(parts, tx, caller, mailbox, values, dict(held._mapping))
+            await connect.audit_weakness(parts, tx, caller, draft, connect.saved(held))
+        await mailbox_settings.audit_pacing(parts, tx, caller, mailbox, values, dict(held._mapping))
         await trail.mailbox_changed(parts, tx, caller.workspace_id, mailbox_id, version)
         return await _one(tx, caller, mailbox_id)
 
@@ -197,7 +174,7 @@ async def change_mailbox(
 )
 async def test_mailbox(mailbox_id: MailboxId, parts: PartsDep, caller: Writer) -> TestOut:
     """Test a connected mailbox again; if both legs work, it sends again where that held it back."""
-    draft, _ = await connect.draft_saved(parts, caller, mailbox_id)
+    draft = await connect.draft_saved(parts, caller, mailbox_id)
     result = await parts.prober.probe(draft)
     async with parts.db.transaction([caller.workspace_id]) as tx:
         await connect.lock(tx, caller, mailbox_id)
@@ -218,70 +195,24 @@ async def test_mailbox(mailbox_id: MailboxId, parts: PartsDep, caller: Writer) -
     responses=answers(problems.NOT_FOUND),
 )
 async def disconnect_mailbox(mailbox_id: MailboxId, parts: PartsDep, caller: Writer) -> None:
-    """Stop sending from a mailbox, destroy its passwords and keep its history. May be repeated."""
-    mailbox = ids.encode("mbx", mailbox_id)
-    now = parts.clock.now()
-    async with parts.db.transaction([caller.workspace_id]) as tx:
-        held = await connect.lock(tx, caller, mailbox_id, deleted_too=True)
-        if held.deleted_at is not None:
-            return
-        gone = {
-            "is_active": False, "deleted_at": now, "send_credential": None,
-            "read_credential": None,
-        }  # fmt: skip
-        version = await connect.change(tx, caller, mailbox_id, gone, now)
-        await foreign.suspend(
-            tx, caller.workspace_id, "mailbox", mailbox_id, DEACTIVATED, caller.actor
-        )
-        pools = (
-            await tx.execute(
-                delete(PoolMember)
-                .where(
-                    PoolMember.workspace_id == caller.workspace_id,
-                    PoolMember.mailbox_id == mailbox_id,
-                )
-                .returning(PoolMember.pool_id)
-            )
-        ).scalars()
-        await touch_campaigns_of_pools(parts, tx, caller.workspace_id, list(pools))
-        await trail.mailbox_changed(
-            parts, tx, caller.workspace_id, mailbox_id, version, deleted=True
-        )
-        await trail.audit(parts, tx, caller, "mailbox.disconnected", mailbox)
+    """Stop sending from a mailbox, revoke and destroy its credentials, keep its history.
+
+    May be repeated. A grant is revoked at its provider where that is possible; the audit
+    record `mailbox.disconnected` tells for each leg what came of it.
+    """
+    await disconnect(parts, caller, mailbox_id)
 
 
 async def _set_active(
     parts: Parts, tx: AsyncConnection, caller: Caller, mailbox_id: int, *, active: bool
 ) -> None:
-    gate = (tx, caller.workspace_id, "mailbox", mailbox_id, DEACTIVATED, caller.actor)
+    gate = (tx, caller.workspace_id, "mailbox", mailbox_id, connect.DEACTIVATED, caller.actor)
     if active:
         await foreign.resume(*gate)
     else:
         await foreign.suspend(*gate)
     action = "mailbox.activated" if active else "mailbox.deactivated"
     await trail.audit(parts, tx, caller, action, ids.encode("mbx", mailbox_id))
-
-
-async def _audit_pacing(
-    parts: Parts,
-    tx: AsyncConnection,
-    caller: Caller,
-    mailbox: str,
-    values: Mapping[str, Any],
-    before: Mapping[str, Any],
-) -> None:
-    """Record what somebody vouches for: that a mailbox is warm, that it is at this provider."""
-    if "policy" in values:
-        attests, did = (
-            policy.get("attested", True) for policy in (values["policy"], before["policy"])
-        )
-        if attests and not did:
-            await trail.audit(parts, tx, caller, "mailbox.stage_attested", mailbox, stage="3")
-        elif did and not attests:
-            await trail.audit(parts, tx, caller, "mailbox.attestation_withdrawn", mailbox)
-    if "provider_set" in values and values["provider_set"] != before.get("provider_set"):
-        provider = values["provider_set"] or "as found"
-        await trail.audit(parts, tx, caller, "mailbox.provider_set", mailbox, provider=provider)
 
 
 def _select(caller: Caller) -> Select[Any]:
@@ -362,8 +293,10 @@ def _out(row: Row[Any], held: list[SuspensionOut], pace: PaceOut | None) -> Mail
         # Until somebody has asked the scheduler, who reads a change a moment after its commit.
         capacity=None,
         capacity_unknown="just_changed",
-        smtp=ServerOut(**{name: row.smtp[name] for name in ServerOut.model_fields}),
-        imap=ServerOut(**{name: row.imap[name] for name in ServerOut.model_fields}),
+        smtp=shown(row.smtp),
+        imap=shown(row.imap),
+        send_grant=GrantOut.model_validate(row.send_oauth) if row.send_oauth else None,
+        read_grant=GrantOut.model_validate(row.read_oauth) if row.read_oauth else None,
         last_send_test=_last(row.send_probe_ok, row.send_probe_code, row.send_probed_at),
         last_read_test=_last(row.read_probe_ok, row.read_probe_code, row.read_probed_at),
         suspensions=held,
@@ -378,39 +311,13 @@ def _last(ok: bool | None, code: str | None, at: datetime | None) -> LastTest | 
     return None if ok is None or at is None else LastTest(ok=ok, code=code, at=at)
 
 
-def _policy(body: MailboxIn, provider: str) -> dict[str, Any]:
-    """Return the policy a new mailbox starts with; raise `policy_invalid` if it cannot hold."""
-    attested = body.policy.get("attested", body.already_in_use)
-    if "already_in_use" in body.model_fields_set and attested is not body.already_in_use:
-        raise _invalid({"attested": "contradicts already_in_use: leave one of the two out"})
-    policy = body.policy if body.already_in_use else {**body.policy, "attested": False}
-    return _checked(policy, provider)
-
-
-def _merged(held: Mapping[str, Any], body: MailboxPatch, provider: str) -> dict[str, Any]:
-    """Return the policy after a PATCH; raise `policy_invalid` if it cannot hold."""
-    reset = set(body.policy_reset or ())
-    if unknown := reset - {*mailbox_policy.KEYS, "all"}:
-        known = f"there is no such setting; known are {', '.join(mailbox_policy.KEYS)}, and all"
-        raise _invalid(dict.fromkeys(sorted(unknown), known))
-    kept = {name: value for name, value in held.items() if name not in reset and "all" not in reset}
-    return _checked({**kept, **(body.policy or {})}, provider)
-
-
-def _checked(policy: dict[str, Any], provider: str) -> dict[str, Any]:
-    try:
-        mailbox_policy.check(policy, provider, places())
-    except mailbox_policy.InvalidPolicy as error:
-        raise _invalid(error.faults) from None
-    return policy
-
-
-def _invalid(faults: Mapping[str, str]) -> Problem:
-    return Problem(
-        problems.POLICY_INVALID,
-        "; ".join(f"{name}: {why}" for name, why in faults.items()),
-        errors=[{"setting": name, "why": why} for name, why in faults.items()],
-    )
+def _found(domain: str, smtp_host: str, preset: str | None) -> Provider:
+    """Return the provider by server and address; a preset knows where those say nothing."""
+    found = derive("smtp", domain, smtp_host)
+    if found == "smtp" and preset is not None:
+        known: Provider = presets()[preset].provider
+        return known
+    return found
 
 
 def _test(result: Result) -> TestOut:

@@ -8,6 +8,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from paceline_common.db.tables import common_tables, declarative_base
 
+__all__ = ["COMMON", "SCHEMA", "Base", "created", "in_workspace", "one_of"]
+
 SCHEMA: Final = "gateway"
 
 if TYPE_CHECKING:
