@@ -1,9 +1,11 @@
 """Reply's parts on the stack, without the service around them."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
+import httpx
 import psycopg
 import pytest
 from psycopg.rows import dict_row
@@ -15,11 +17,13 @@ from paceline_common.keys import KeyService
 from paceline_common.telemetry import Metrics
 from paceline_local.stack import Stack
 from paceline_providers.hosts import HostPolicy
+from paceline_reply.access import Doors
 from paceline_reply.app import resolver, tls_contexts
 from paceline_reply.metrics import METRICS
 from paceline_reply.reader import Parts
 from paceline_reply.receive import Receiver
 from paceline_reply.settings import ReplySettings
+from paceline_reply.sources.api import Pace
 
 
 @pytest.fixture
@@ -55,34 +59,67 @@ def settings(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> ReplySettings:
         auth_retry_s=0.5,
         unreachable_after_s=0.5,
         supervise_s=0.5,
+        api_poll_s=0.2,
     )
 
 
 @pytest.fixture
-async def parts(settings: ReplySettings, stack: Stack) -> AsyncIterator[Parts]:
-    db = Database(settings)
-    threads = ThreadPoolExecutor(8)
+async def keys(stack: Stack) -> AsyncIterator[KeyService]:
     async with KeyService(key_login(stack, "reply")) as keys:
-        outbox = Outbox(db)
-        metrics = Metrics(METRICS)
-        yield Parts(
-            settings=settings,
+        yield keys
+
+
+@pytest.fixture
+async def db(settings: ReplySettings) -> AsyncIterator[Database]:
+    db = Database(settings)
+    yield db
+    await db.close()
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(trust_env=False) as http:
+        yield http
+
+
+@pytest.fixture
+def doors(
+    settings: ReplySettings, db: Database, keys: KeyService, http: httpx.AsyncClient
+) -> Doors:
+    return Doors(
+        settings=settings,
+        db=db,
+        keys=keys,
+        clock=SystemClock(),
+        http=http,
+        resolve=resolver(HostPolicy(settings.host_allowlist)),
+        tls=tls_contexts(settings),
+    )
+
+
+@pytest.fixture
+async def parts(
+    settings: ReplySettings, db: Database, keys: KeyService, doors: Doors
+) -> AsyncIterator[Parts]:
+    threads = ThreadPoolExecutor(8)
+    outbox = Outbox(db)
+    metrics = Metrics(METRICS)
+    yield Parts(
+        settings=settings,
+        db=db,
+        outbox=outbox,
+        clock=SystemClock(),
+        metrics=metrics,
+        receiver=Receiver(
             db=db,
             outbox=outbox,
             keys=keys,
             clock=SystemClock(),
             metrics=metrics,
-            receiver=Receiver(
-                db=db,
-                outbox=outbox,
-                keys=keys,
-                clock=SystemClock(),
-                metrics=metrics,
-                thread_life=timedelta(days=settings.thread_life_days),
-            ),
-            resolve=resolver(HostPolicy(settings.host_allowlist)),
-            tls=tls_contexts(settings),
-            threads=threads,
-        )
+            thread_life=timedelta(days=settings.thread_life_days),
+        ),
+        doors=doors,
+        pace=Pace(settings.api_poll_s, asyncio.Semaphore(settings.api_concurrency)),
+        threads=threads,
+    )
     threads.shutdown()
-    await db.close()

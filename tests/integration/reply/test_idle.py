@@ -10,8 +10,12 @@ from dataclasses import replace
 import pytest
 from tests.integration.reply.world import World, arrived, until
 
+from paceline_providers.hosts import HostPolicy
+from paceline_reply.app import resolver, tls_contexts
 from paceline_reply.reader import Parts, Reader
-from paceline_reply.sources.imap import Endpoint, ImapSession, Tls, open_session
+from paceline_reply.settings import ReplySettings
+from paceline_reply.sources.imap import ImapSession, open_session
+from paceline_reply.sources.imap_client import Endpoint, Tls
 
 # Dovecot gathers pushes for half a second; without the push it would be `FOREVER_S`.
 SOON_S = 5.0
@@ -20,7 +24,7 @@ FOREVER_S = 600.0
 
 @pytest.fixture(params=["none", "starttls", "implicit"])
 async def session(
-    request: pytest.FixtureRequest, world: World, parts: Parts
+    request: pytest.FixtureRequest, world: World, parts: Parts, settings: ReplySettings
 ) -> AsyncIterator[ImapSession]:
     """A session in an inbox with one message (UID 1) that has been looked at."""
     tls: Tls = request.param
@@ -33,11 +37,11 @@ async def session(
             world.email,
         ),
         world.password,
-        resolve=parts.resolve,
-        tls=parts.tls,
+        resolve=resolver(HostPolicy(settings.host_allowlist)),
+        tls=tls_contexts(settings),
         threads=parts.threads,
     )
-    await made.open_inbox()
+    await made.open_folder()
     assert await made.uids_after(0) == [1]
     yield made
     await made.close()

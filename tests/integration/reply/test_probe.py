@@ -7,23 +7,27 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 from tests.integration.reply.world import World
 
-from paceline_common.keys import SealBroken
+from paceline_common.keys import KeyService, SealBroken
 from paceline_providers.base import ProbeResult
 from paceline_providers.hosts import HostPolicy
-from paceline_reply.app import resolver
+from paceline_reply.access import Doors
+from paceline_reply.app import resolver, tls_contexts
 from paceline_reply.probe import Prober
 from paceline_reply.reader import Parts
-from paceline_reply.sources.imap import Endpoint
+from paceline_reply.settings import ReplySettings
 
 Probe = Callable[..., Any]
 
 
 @pytest.fixture
-def probe(parts: Parts, world: World) -> Probe:
+def probe(
+    parts: Parts, settings: ReplySettings, keys: KeyService, http: httpx.AsyncClient, world: World
+) -> Probe:
     async def run(
         *, password: str | None = None, wait_s: float = 20, allow: str = "127.0.0.0/8", **where: Any
     ) -> ProbeResult:
@@ -42,14 +46,18 @@ def probe(parts: Parts, world: World) -> Probe:
             **where,
         }
         token = endpoint.pop("token", secrets.token_hex(8))
-        prober = Prober(
-            keys=parts.keys, resolve=resolver(HostPolicy(allow)), tls=parts.tls,
-            threads=parts.threads,
+        doors = Doors(
+            settings=settings, db=parts.db, keys=keys, clock=parts.clock, http=http,
+            resolve=resolver(HostPolicy(allow)), tls=tls_contexts(settings),
         )  # fmt: skip
+        prober = Prober(doors=doors, pace=parts.pace, threads=parts.threads)
         return await prober.probe(
             workspace_id=world.workspace_id,
             mailbox_id=world.mailbox_id,
-            endpoint=Endpoint(**endpoint),
+            email=world.email,
+            kind="smtp",
+            imap=endpoint,
+            oauth=None,
             credential=sealed,
             token=token,
             wait_s=wait_s,
@@ -155,11 +163,12 @@ async def test_a_credential_of_another_mailbox_does_not_open(parts: Parts, world
     sealed = await world.gateway_keys.seal(
         "read", world.workspace_id, b"{}", table="mailbox", row=world.mailbox_id + 1
     )
-    prober = Prober(keys=parts.keys, resolve=parts.resolve, tls=parts.tls, threads=parts.threads)
+    prober = Prober(doors=parts.doors, pace=parts.pace, threads=parts.threads)
 
     with pytest.raises(SealBroken):
         await prober.probe(
             workspace_id=world.workspace_id, mailbox_id=world.mailbox_id,
-            endpoint=Endpoint("127.0.0.1", 1, "none", "x"), credential=sealed,
-            token="12345678", wait_s=0,
+            email=world.email, kind="smtp", oauth=None,
+            imap={"host": "127.0.0.1", "port": 1, "tls": "none", "username": "x"},
+            credential=sealed, token="12345678", wait_s=0,
         )  # fmt: skip

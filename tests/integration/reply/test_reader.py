@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from tests.integration.reply.world import World, arrived, until
 
-from paceline_reply.reader import Parts, Reader, Readers
+from paceline_reply.reader import Parts, Reader
+from paceline_reply.readers import Readers
 
 Start = Callable[..., Awaitable[asyncio.Task[None]]]
 
@@ -29,7 +30,7 @@ async def start(parts: Parts, world: World) -> AsyncIterator[Start]:
         chosen = replace(parts, settings=parts.settings.model_copy(update=changes))
         reader = Reader(chosen, world.workspace_id, box)
         tasks.append(asyncio.create_task(reader.run()))
-        await until(lambda: world.cursor(box)["uid_validity"] is not None or tasks[-1].done())
+        await until(lambda: world.cursor(box)["place"] is not None or tasks[-1].done())
         return tasks[-1]
 
     yield begin
@@ -83,7 +84,7 @@ async def test_new_mail_is_pushed_long_before_the_next_poll(world: World, start:
         await until(lambda expected=count: len(world.inbound()) == expected)  # type: ignore[misc]
         assert time.monotonic() - began < 15
 
-    assert world.cursor()["last_uid"] == 3
+    assert world.cursor()["place"]["last_uid"] == 3
 
 
 async def test_what_arrives_while_nobody_reads_is_read_once_afterwards(
@@ -115,7 +116,7 @@ async def test_two_readers_of_one_mailbox_count_each_message_once(
 
     for _ in range(10):
         world.deliver(world.sample("human-gmail", sent))
-    await until(lambda: world.cursor()["last_uid"] == 10)
+    await until(lambda: world.cursor()["place"]["last_uid"] == 10)
 
     assert len(world.inbound()) == len(world.events("inbound-received")) == 10
 
@@ -130,7 +131,7 @@ async def test_a_new_uid_validity_loses_nothing_and_repeats_nothing(
         world.deliver(world.sample(name, sent))
     await until(lambda: len(world.inbound()) == 2)
     await end(reader)
-    before = world.cursor()["uid_validity"]
+    before = world.cursor()["place"]["uid_validity"]
 
     world.deliver(world.sample("human-apple-mail", sent))
     await arrived(world, 3)
@@ -140,8 +141,8 @@ async def test_a_new_uid_validity_loses_nothing_and_repeats_nothing(
     await start()
 
     await until(lambda: len(world.inbound()) == 3)
-    await until(lambda: world.cursor()["last_uid"] >= 3)
-    assert world.cursor()["uid_validity"] != before
+    await until(lambda: world.cursor()["place"]["last_uid"] >= 3)
+    assert world.cursor()["place"]["uid_validity"] != before
     assert len(world.events("replied")) == 3
 
 
@@ -154,7 +155,7 @@ async def test_a_thousand_and_more_messages_are_read_in_order(world: World, star
 
     await start()
 
-    await until(lambda: world.cursor()["last_uid"] == 1200, seconds=120)
+    await until(lambda: world.cursor()["place"]["last_uid"] == 1200, seconds=120)
     assert len(world.inbound()) == 1200
 
 
@@ -195,7 +196,7 @@ async def test_a_refused_password_holds_the_mailbox_until_it_is_right(
     await until(lambda: world.events("issue-raised"))
     assert world.suspensions() == [("mailbox", mailbox_id, "read_auth_failed")]
     (issue,) = world.events("issue-raised")
-    assert issue.code == "imap_auth_failed"
+    assert issue.code == "read_auth_failed"
     assert "AUTHENTICATIONFAILED" in issue.detail
     assert email not in issue.detail
     assert [(one.ok, one.code) for one in world.events("mailbox-probed")] == [
@@ -224,7 +225,7 @@ async def test_a_credential_that_does_not_open_holds_only_its_mailbox(
     await until(lambda: world.events("issue-raised"))
     await end(task)
 
-    assert world.events("issue-raised")[0].code == "imap_credential_unreadable"
+    assert world.events("issue-raised")[0].code == "read_credential_unreadable"
     assert world.suspensions() == [("mailbox", world.mailbox_id, "read_auth_failed")]
 
 
@@ -274,7 +275,7 @@ async def test_a_connection_lost_while_idle_is_noticed_at_once(world: World, par
         world.connect(mailbox_id)
         patient = replace(parts, settings=parts.settings.model_copy(update={"poll_s": 600}))
         task = asyncio.create_task(Reader(patient, world.workspace_id, mailbox_id).run())
-        await until(lambda: world.cursor(mailbox_id)["uid_validity"] is not None)
+        await until(lambda: world.cursor(mailbox_id)["place"] is not None)
 
         for count in (1, 2, 3):
             world.deliver(world.sample("human-gmail", sent), to=email)
@@ -297,7 +298,7 @@ async def test_a_mailbox_out_of_reach_for_long_is_an_issue_and_then_well_again(
     task = asyncio.create_task(Reader(parts, world.workspace_id, mailbox_id).run())
 
     await until(lambda: world.events("issue-raised"))
-    assert world.events("issue-raised")[0].code == "imap_unreachable"
+    assert world.events("issue-raised")[0].code == "read_unreachable"
     assert world.suspensions() == []
 
     world.rows(

@@ -3,34 +3,42 @@
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from psycopg.types.json import Jsonb
 from sqlalchemy.ext.asyncio import AsyncConnection
 from tests.integration.reply.world import SAMPLES, Sent, World
 
 from paceline_common import ids
 from paceline_common.db import Outbox, Outgoing
+from paceline_common.keys import KeyService
 from paceline_reply.reader import Parts
 from paceline_reply.receive import Mailbox, Receiver
-from paceline_reply.sources.imap import Fetched
+from paceline_reply.sources.base import Fetched
 
 
-def fetched(raw: bytes, uid: int = 1) -> Fetched:
-    return Fetched(uid, datetime.now(UTC).replace(microsecond=0), raw, len(raw))
+def fetched(raw: bytes, **more: Any) -> Fetched:
+    return Fetched(datetime.now(UTC).replace(microsecond=0), raw, len(raw), **more)
+
+
+def place(uid: int) -> dict[str, int]:
+    return {"uid_validity": 77, "last_uid": uid}
 
 
 async def receive(
     parts: Parts, world: World, raw: bytes, uid: int = 1, mailbox_id: int | None = None
 ) -> str | None:
     mailbox = Mailbox(world.workspace_id, mailbox_id or world.mailbox_id, world.email)
-    return await parts.receiver.receive(mailbox, 77, fetched(raw, uid))
+    return await parts.receiver.receive(mailbox, fetched(raw), place(uid))
 
 
 @pytest.fixture
 async def sent(world: World) -> Sent:
     world.connect()
     world.rows(
-        "UPDATE reply.cursor SET uid_validity = 77, last_uid = 0 WHERE workspace_id = %s",
+        "UPDATE reply.cursor SET place = %s WHERE workspace_id = %s",
+        Jsonb(place(0)),
         world.workspace_id,
     )
     return await world.sent()
@@ -55,7 +63,7 @@ async def test_a_human_answer_stops_its_enrollment_in_the_same_commit(
     )
     (received,) = world.events("inbound-received")
     assert (received.kind, received.enrollment_id) == ("human", sent.enrollment)
-    assert world.cursor()["last_uid"] == 5
+    assert world.cursor()["place"] == place(5)
 
 
 async def test_the_same_message_counts_once(parts: Parts, world: World, sent: Sent) -> None:
@@ -65,7 +73,7 @@ async def test_the_same_message_counts_once(parts: Parts, world: World, sent: Se
     assert await receive(parts, world, raw, uid=6) is None
 
     assert len(world.inbound()) == len(world.events("replied")) == 1
-    assert world.cursor()["last_uid"] == 6
+    assert world.cursor()["place"] == place(6)
 
 
 async def test_another_message_with_the_same_id_is_not_dropped(
@@ -238,12 +246,12 @@ class BrokenOutbox(Outbox):
 
 
 async def test_nothing_of_a_message_is_kept_when_its_effect_fails(
-    parts: Parts, world: World, sent: Sent
+    parts: Parts, keys: KeyService, world: World, sent: Sent
 ) -> None:
     receiver = Receiver(
         db=parts.db,
         outbox=BrokenOutbox(parts.db),
-        keys=parts.keys,
+        keys=keys,
         clock=parts.clock,
         metrics=parts.metrics,
         thread_life=timedelta(days=1),
@@ -251,11 +259,11 @@ async def test_nothing_of_a_message_is_kept_when_its_effect_fails(
     mailbox = Mailbox(world.workspace_id, world.mailbox_id, world.email)
 
     with pytest.raises(ConnectionError):
-        await receiver.receive(mailbox, 77, fetched(world.sample("human-gmail", sent), 5))
+        await receiver.receive(mailbox, fetched(world.sample("human-gmail", sent)), place(5))
 
     assert world.inbound() == []
     assert world.suspensions() == []
-    assert world.cursor()["last_uid"] == 0
+    assert world.cursor()["place"] == place(0)
 
 
 @pytest.mark.parametrize("name", ["odd-raw-8bit", "odd-no-headers", "odd-empty"])

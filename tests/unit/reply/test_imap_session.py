@@ -12,7 +12,9 @@ import pytest
 
 from paceline_local import certificate
 from paceline_providers.tls import context
-from paceline_reply.sources.imap import Endpoint, ImapError, ImapSession, open_session
+from paceline_reply.sources.base import SourceError
+from paceline_reply.sources.imap import ImapSession, open_session
+from paceline_reply.sources.imap_client import Endpoint
 
 GREETING = b"* OK [CAPABILITY IMAP4rev1 IDLE] hello\r\n"
 
@@ -98,7 +100,7 @@ async def test_news_in_one_segment_with_the_go_ahead_is_not_slept_through(
 ) -> None:
     script.answers["IDLE"] = b"+ idling\r\n* 5 EXISTS\r\n"
     session = await signed_in(script, threads)
-    await session.open_inbox()
+    await session.open_folder()
 
     await asyncio.wait_for(session.wait(60), 10)
 
@@ -114,7 +116,7 @@ async def test_news_in_one_tls_record_with_the_go_ahead_is_not_slept_through(
     async with serving(tls) as script:
         script.answers["IDLE"] = b"+ idling\r\n* 5 EXISTS\r\n"
         session = await signed_in(script, threads, ca_file=tmp_path / "ca.pem")
-        await session.open_inbox()
+        await session.open_folder()
 
         await asyncio.wait_for(session.wait(60), 10)
         # Silence over TLS is no news, and no error.
@@ -133,7 +135,7 @@ async def test_news_ahead_of_the_go_ahead_is_news_and_no_error(
 ) -> None:
     script.answers["IDLE"] = b"* 5 EXISTS\r\n+ idling\r\n"
     session = await signed_in(script, threads)
-    await session.open_inbox()
+    await session.open_folder()
 
     await asyncio.wait_for(session.wait(60), 10)
 
@@ -147,7 +149,7 @@ async def test_half_a_line_of_news_is_news_and_the_rest_is_read_later(
     script.answers["DONE"] = b"ISTS\r\n{tag} OK idle done\r\n"
     script.answers["UID"] = b"* SEARCH 9\r\n{tag} OK done\r\n"
     session = await signed_in(script, threads)
-    await session.open_inbox()
+    await session.open_folder()
 
     await asyncio.wait_for(session.wait(60), 10)
 
@@ -161,7 +163,7 @@ async def test_a_refused_idle_is_an_error_with_the_servers_words(
     script.answers["IDLE"] = b"{tag} NO not today\r\n"
     session = await signed_in(script, threads)
 
-    with pytest.raises(ImapError) as failure:
+    with pytest.raises(SourceError) as failure:
         await session.wait(60)
 
     assert failure.value.code == "protocol_error"
@@ -174,7 +176,7 @@ async def test_news_told_in_the_answer_of_a_search_is_looked_at_before_idling(
 ) -> None:
     script.answers["UID"] = b"* SEARCH\r\n* 1 EXISTS\r\n{tag} OK done\r\n"
     session = await signed_in(script, threads)
-    await session.open_inbox()
+    await session.open_folder()
 
     assert await session.uids_after(8) == []
     await asyncio.wait_for(session.wait(60), 10)
@@ -186,7 +188,7 @@ async def test_news_told_in_the_answer_of_a_search_is_looked_at_before_idling(
 async def test_a_count_told_again_is_no_news(script: Script, threads: ThreadPoolExecutor) -> None:
     script.answers["UID"] = b"* 3 EXISTS\r\n* SEARCH\r\n{tag} OK done\r\n"
     session = await signed_in(script, threads)
-    await session.open_inbox()
+    await session.open_folder()
     await session.uids_after(8)
 
     await session.uids_after(8)
@@ -201,7 +203,7 @@ async def test_a_message_in_the_place_of_an_expunged_one_is_news(
 ) -> None:
     script.answers["UID"] = b"* 3 EXISTS\r\n* SEARCH\r\n{tag} OK done\r\n"
     session = await signed_in(script, threads)
-    await session.open_inbox()
+    await session.open_folder()
     await session.uids_after(8)
 
     script.answers["UID"] = b"* SEARCH\r\n* 2 EXPUNGE\r\n* 3 EXISTS\r\n{tag} OK done\r\n"
@@ -216,7 +218,7 @@ async def test_a_server_that_idles_in_silence_is_asked_when_the_time_is_over(
     script: Script, threads: ThreadPoolExecutor
 ) -> None:
     session = await signed_in(script, threads)
-    await session.open_inbox()
+    await session.open_folder()
 
     await asyncio.wait_for(session.wait(0.2), 10)
 
@@ -262,7 +264,7 @@ async def test_a_server_that_hangs_up_is_a_lost_connection_not_a_refusal(
 ) -> None:
     script.answers["LOGIN"] = b"hang up"
 
-    with pytest.raises(ImapError) as failure:
+    with pytest.raises(SourceError) as failure:
         await signed_in(script, threads)
 
     assert failure.value.code == "connection_lost"
@@ -283,7 +285,7 @@ async def test_only_a_refusal_of_the_password_is_one(
 ) -> None:
     script.answers["LOGIN"] = answer
 
-    with pytest.raises(ImapError) as failure:
+    with pytest.raises(SourceError) as failure:
         await signed_in(script, threads)
 
     assert failure.value.code == code

@@ -10,7 +10,7 @@ from paceline_common.db import Queries
 from paceline_common.db.session import after_commit
 from paceline_common.events import MailboxChanged
 from paceline_common.kafka.subscribe import Delivery, Subscription
-from paceline_reply.reader import Readers
+from paceline_reply.readers import Readers
 
 _QUERIES: Final = Queries("paceline_reply")
 

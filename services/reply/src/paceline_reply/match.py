@@ -1,4 +1,4 @@
-"""What a received message belongs to: tokens first, then ids, then address and subject."""
+"""What a received message belongs to: tokens first, ids, the conversation, address and subject."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +15,8 @@ from paceline_common.keys import KeyService
 from paceline_reply.domain.inbound import Inbound
 from paceline_reply.domain.thread import same_conversation
 from paceline_reply.domain.unsubscribe import unsubscribe_token
+
+MatchedBy = Literal["token", "references", "thread", "address"]
 
 JOB_HEADER: Final = "x-paceline-job"
 _QUERIES: Final = Queries("paceline_reply")
@@ -37,7 +39,7 @@ class Match:
     campaign_id: int | None
     step: int | None
     mailbox_id: int
-    by: Literal["token", "references", "address"]
+    by: MatchedBy
 
 
 async def verified_tokens(keys: KeyService, workspace_id: int, inbound: Inbound) -> Tokens:
@@ -67,11 +69,15 @@ async def find(
     workspace_id: int,
     mailbox_id: int,
     inbound: Inbound,
+    thread_id: str | None,
     tokens: Tokens,
     now: datetime,
     thread_life: timedelta,
 ) -> Match | None:
-    """Return what `inbound`, received in `mailbox_id`, belongs to; None if to nothing of ours."""
+    """Return what `inbound`, received in `mailbox_id`, belongs to; None if to nothing of ours.
+
+    `thread_id` is that mailbox's provider's name of the conversation.
+    """
     scope: dict[str, object] = {"workspace": workspace_id}
     if tokens.job is not None:
         arguments = {**scope, "job": tokens.job}
@@ -81,6 +87,10 @@ async def find(
         arguments = {**scope, "ids": list(inbound.references)}
         if row := (await tx.execute(_QUERIES["find_sent_by_ids"], arguments)).one_or_none():
             return _match(row, "references")
+    if thread_id is not None:
+        arguments = {**scope, "mailbox": mailbox_id, "thread": thread_id}
+        if row := (await tx.execute(_QUERIES["find_sent_by_thread"], arguments)).one_or_none():
+            return _match(row, "thread")
     if hashes := _hashes(hasher, inbound.from_addresses):
         sent = await tx.execute(
             _QUERIES["find_sent_to_address"],
@@ -109,5 +119,5 @@ def _hashes(hasher: AddressHasher, addresses: Sequence[str]) -> list[bytes]:
     return hashes
 
 
-def _match(row: Row[tuple[object, ...]], by: Literal["token", "references", "address"]) -> Match:
+def _match(row: Row[tuple[object, ...]], by: MatchedBy) -> Match:
     return Match(row.job_id, row.enrollment_id, row.campaign_id, row.step, row.mailbox_id, by)

@@ -15,6 +15,6 @@ METRICS: Final = (
     ),
     Metric(
         "paceline_reply_connection_failures_total", "counter", "failures",
-        "Connections to an IMAP server that could not be made or were lost.", ("code",),
+        "Looks into a mailbox that failed: no connection, no sign-in, or a refusal.", ("code",),
     ),
 )  # fmt: skip

@@ -1,27 +1,21 @@
 """The reading leg of a connection test: sign in, find the test message, take it away."""
 
 import asyncio
-import json
 from collections.abc import Mapping
 from concurrent.futures import Executor
-from typing import Final
+from typing import Any, Final
 
-from paceline_common.keys import KeyService
 from paceline_providers.base import REMEDIES, ProbeCode, ProbeResult, probe_result
-from paceline_reply.domain.inbound import read
-from paceline_reply.receive import PROBE_HEADER
-from paceline_reply.sources.imap import (
-    Contexts,
-    Endpoint,
-    ImapError,
-    ImapSession,
-    Resolve,
-    open_session,
-)
+from paceline_reply.access import Doors
+from paceline_reply.probe_inbox import ProbeInbox, Taken, probe_inbox
+from paceline_reply.sources.api import Pace
+from paceline_reply.sources.base import SourceError
 
 _LOOK_EVERY_S: Final = 0.5
+# An API's calls are counted.
+_ASK_EVERY_S: Final = 2.0
 # The words of paceline_providers.base are about sending.
-_REMEDIES: Final[Mapping[str, str]] = {
+_IMAP_REMEDIES: Final[Mapping[ProbeCode, str]] = {
     "connect_refused": "Check host and port: 993 is usual for implicit TLS, 143 for STARTTLS.",
     "tls_failed": "Check the TLS mode (implicit TLS is usual on port 993, STARTTLS on 143) and "
     "that the server's certificate is valid for this host name.",
@@ -30,17 +24,36 @@ _REMEDIES: Final[Mapping[str, str]] = {
     "not_read_back": "The test message did not reach the inbox in time: look into the spam "
     "folder, and check that both sides belong to one mailbox.",
 }
+_ASK_OPERATOR: Final = (
+    "Try again in a few minutes. If it stays, ask the operator of this installation to check the "
+    "way to the provider."
+)
+_API_REMEDIES: Final[Mapping[ProbeCode, str]] = {
+    "auth_failed": "Connect the account again and leave every permission ticked. In an "
+    "organization an administrator may have to allow the app first.",
+    "not_read_back": "The test message was sent but is neither in the inbox nor among spam: check "
+    "that both consents were given by the same account, and the account's filters.",
+    "connect_refused": _ASK_OPERATOR,
+    "connect_timeout": _ASK_OPERATOR,
+    "dns_failed": _ASK_OPERATOR,
+    "tls_failed": _ASK_OPERATOR,
+    "protocol_error": _ASK_OPERATOR,
+}
+# A source's own codes, in the words of a connection test.
+_CODES: Final[Mapping[str, ProbeCode]] = {
+    "grant_revoked": "auth_failed",
+    "credential_unreadable": "auth_failed",
+    "throttled": "connect_timeout",
+    "connection_lost": "connect_timeout",
+}
 
 
 class Prober:
     """Tests mailboxes that are not saved yet."""
 
-    def __init__(
-        self, *, keys: KeyService, resolve: Resolve, tls: Contexts, threads: Executor
-    ) -> None:
-        self._keys = keys
-        self._resolve = resolve
-        self._tls = tls
+    def __init__(self, *, doors: Doors, pace: Pace, threads: Executor) -> None:
+        self._doors = doors
+        self._pace = pace
         self._threads = threads
 
     async def probe(
@@ -48,50 +61,60 @@ class Prober:
         *,
         workspace_id: int,
         mailbox_id: int,
-        endpoint: Endpoint,
+        email: str,
+        kind: str,
+        imap: Mapping[str, Any] | None,
+        oauth: Mapping[str, Any] | None,
         credential: bytes,
         token: str,
         wait_s: float,
     ) -> ProbeResult:
-        """Sign in and wait up to `wait_s` for the message marked with `token`; delete it.
+        """Sign in and wait up to `wait_s` for the message marked with `token`; take it away.
 
-        Raises `SealBroken` and `KeyServiceUnavailable`.
+        Raises `SealBroken`, `msgspec.ValidationError` and `KeyServiceUnavailable`.
         """
-        opened = await self._keys.open(
-            "read", workspace_id, credential, table="mailbox", row=mailbox_id
+        access = await self._doors.draft(
+            workspace_id=workspace_id,
+            mailbox_id=mailbox_id,
+            email=email,
+            kind=kind,
+            imap=imap,
+            oauth=oauth,
+            credential=credential,
         )
-        session: ImapSession | None = None
+        remedies = _IMAP_REMEDIES if access.provider is None else _API_REMEDIES
+        every_s = _LOOK_EVERY_S if access.provider is None else _ASK_EVERY_S
+        inbox = probe_inbox(access, self._doors, self._pace, self._threads)
         try:
-            session = await open_session(
-                endpoint,
-                json.loads(opened)["password"],
-                resolve=self._resolve,
-                tls=self._tls,
-                threads=self._threads,
-            )
-            await session.open_inbox(readonly=False)
-            return await self._await_message(session, token, wait_s)
-        except ImapError as error:
-            return _failed(error.code, error.message)
+            await inbox.open()
+            taken = await _awaited(inbox, token, wait_s, every_s)
+        except SourceError as error:
+            return _failed(error.code, error.message, remedies)
         finally:
-            if session is not None:
-                await session.close()
-
-    async def _await_message(self, session: ImapSession, token: str, wait_s: float) -> ProbeResult:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + wait_s
-        while True:
-            for fetched in await session.fetch(await session.find_by_subject(token)):
-                if read(fetched.raw).header(PROBE_HEADER) == token:
-                    await session.delete(fetched.uid)
-                    return probe_result("ok", "signed in; the test message was read back")
-            if loop.time() >= deadline:
-                return _failed(
-                    "not_read_back", f"signed in; no test message in INBOX within {wait_s:g} s"
-                )
-            await asyncio.sleep(min(_LOOK_EVERY_S, max(0.0, deadline - loop.time())))
+            await inbox.close()
+        if taken is None:
+            words = f"signed in; no test message within {wait_s:g} s"
+            return _failed("not_read_back", words, remedies)
+        words = "signed in; the test message was read back"
+        if taken.from_spam:
+            words += " from among spam"
+        if not taken.removed:
+            words += "; it stays in the mailbox, for the grant does not include deleting"
+        return probe_result("ok", words)
 
 
-def _failed(code: str, message: str) -> ProbeResult:
-    found: ProbeCode = code if code in REMEDIES else "protocol_error"
-    return ProbeResult(found, message, _REMEDIES.get(found, REMEDIES[found]))
+async def _awaited(inbox: ProbeInbox, token: str, wait_s: float, every_s: float) -> Taken | None:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + wait_s
+    while True:
+        if (taken := await inbox.take(token)) is not None:
+            return taken
+        if loop.time() >= deadline:
+            return None
+        await asyncio.sleep(min(every_s, max(0.0, deadline - loop.time())))
+
+
+def _failed(code: str, message: str, remedies: Mapping[ProbeCode, str]) -> ProbeResult:
+    known: ProbeCode = next((one for one in REMEDIES if one == code), "protocol_error")
+    found = _CODES.get(code, known)
+    return ProbeResult(found, message, remedies.get(found, REMEDIES[found]))

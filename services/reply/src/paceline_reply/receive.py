@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
+import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paceline_common import events, failpoints, ids, topics
@@ -17,7 +18,7 @@ from paceline_reply import match
 from paceline_reply.domain.inbound import Inbound, read
 from paceline_reply.domain.kind import Kind, classify
 from paceline_reply.match import Match, Tokens
-from paceline_reply.sources.imap import Fetched
+from paceline_reply.sources.base import Fetched, Place
 
 REPLIED: Final = "replied"
 PROBE_HEADER: Final = "x-paceline-probe"
@@ -62,10 +63,11 @@ class Receiver:
         self._thread_life = thread_life
         self._hasher: AddressHasher | None = None
 
-    async def receive(self, mailbox: Mailbox, uid_validity: int, fetched: Fetched) -> Kind | None:
-        """Apply one message and move the cursor behind it; return its kind, None if known already.
+    async def receive(self, mailbox: Mailbox, fetched: Fetched, place: Place) -> Kind | None:
+        """Apply one message and move the cursor to `place`; return its kind, None if known already.
 
-        May be repeated: a message counts once per mailbox, Message-ID and digest.
+        May be repeated: a message counts once per mailbox, Message-ID and digest, and once
+        per provider's id.
         Raises what Postgres and the key service raise; nothing is applied then.
         """
         inbound = read(fetched.raw)
@@ -78,6 +80,7 @@ class Receiver:
                 workspace_id=mailbox.workspace_id,
                 mailbox_id=mailbox.mailbox_id,
                 inbound=inbound,
+                thread_id=fetched.thread_id,
                 tokens=tokens,
                 now=self._clock.now(),
                 thread_life=self._thread_life,
@@ -98,7 +101,11 @@ class Receiver:
                 await self._act(tx, mailbox, inbound, kind, found, recipient, inbound_id, fetched)
             await tx.execute(
                 _QUERIES["advance_cursor"],
-                {**_key(mailbox), "uid_validity": uid_validity, "uid": fetched.uid},
+                {
+                    **_key(mailbox),
+                    "place": msgspec.json.encode(place).decode(),
+                    "read_at": None,
+                },
             )
             failpoints.hit("reply.before_inbound_commit")
         failpoints.hit("reply.after_inbound_commit")
@@ -129,6 +136,7 @@ class Receiver:
                 "matched_by": found.by if found else None,
                 "received_at": fetched.received_at,
                 "report": fetched.raw if kind in ("dsn", "complaint") else None,
+                "provider_message_id": fetched.provider_id,
             },
         )
         inbound_id: int | None = inserted.scalar_one_or_none()

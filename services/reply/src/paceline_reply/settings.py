@@ -12,6 +12,9 @@ class ReplySettings(ServiceSettings, OutboundSettings, OAuthEndpoints):
     belongs to it, by address and subject.
     `poll_s`: how long IDLE may be silent before the server is asked; the longest
     that a message lies unread when a server's push does not come.
+    `api_poll_s`: how often Gmail and Graph are asked, give or take a fifth;
+    `api_concurrency`: how many of their calls are under way at once.
+    `lease_s`: how long a mailbox stays this process's when it falls silent.
     """
 
     thread_life_days: int = Field(default=90, ge=1)
@@ -26,3 +29,9 @@ class ReplySettings(ServiceSettings, OutboundSettings, OAuthEndpoints):
     auth_retry_s: float = Field(default=900.0, gt=0)
     unreachable_after_s: float = Field(default=600.0, gt=0)
     imap_threads: int = Field(default=16, ge=1)
+    # A quiet Gmail mailbox costs 2 of 15,000 quota units a minute, a Graph one 2 requests of
+    # 10,000 in ten minutes: it is the number of mailboxes that counts. 16 calls of 200 ms at
+    # once are 80 a second, 4,800 mailboxes a minute.
+    api_poll_s: float = Field(default=60.0, gt=0)
+    api_concurrency: int = Field(default=16, ge=1)
+    lease_s: float = Field(default=60.0, gt=0)

@@ -7,115 +7,98 @@ the event loop watches the socket. The README says why it is not aioimaplib.
 
 import asyncio
 import contextlib
-import hmac
-import imaplib
-import io
+import email
 import socket
-import ssl
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
-from typing import Any, Final, Literal, TypeVar, cast
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Final, TypeVar
 
-from imapclient import IMAPClient, SocketTimeout
-from imapclient.exceptions import IMAPClientError, LoginError
+from imapclient.imapclient import SENT
 
-from paceline_providers.tls import TlsVersion
+from paceline_reply.sources.base import (
+    FETCH_BYTES,
+    Fetched,
+    Known,
+    Place,
+    PlaceLost,
+    SourceError,
+    Step,
+)
+from paceline_reply.sources.imap_client import (
+    Client,
+    Contexts,
+    Endpoint,
+    Resolve,
+    connect,
+    translated,
+)
 
 T = TypeVar("T")
 
-# Enough for the headers and text of any answer and for a whole report on our own
-# messages; the rest of a large message is attachments.
-FETCH_BYTES: Final = 1_048_576
 FETCH_BATCH: Final = 20
-_CONNECT_S: Final = 10.0
-_READ_S: Final = 30.0
-# Response codes (RFC 5530) and words of a refusal that says "not now" of a good password.
-_NOT_NOW: Final = (
-    "[unavailable]", "[inuse]", "[limit]", "[serverbug]", "too many", "try again", "temporar",
-    "unavailable", "rate limit", "throttl",
-)  # fmt: skip
-
-Tls = Literal["implicit", "starttls", "starttls_optional", "none"]
-Auth = Literal["auto", "plain", "login", "cram-md5", "xoauth2", "oauthbearer"]
-# The context for a node's oldest version of TLS and whether its certificate is looked at.
-Contexts = Callable[[TlsVersion, bool], ssl.SSLContext]
-Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+_HEADERS_BATCH: Final = 200
+# What clients and hosts call the folder where the server does not say which one it is.
+_SENT_NAMES: Final = frozenset({
+    "sent", "sent items", "sent messages", "sent mail", "sent-mail", "gesendet",
+    "gesendete objekte", "gesendete elemente", "envoyés", "éléments envoyés", "messages envoyés",
+    "enviados", "elementos enviados", "itens enviados", "inviati", "posta inviata", "verzonden",
+    "verzonden items", "skickat", "skickade", "sendt", "sendte elementer", "lähetetyt", "wysłane",
+    "odeslaná pošta", "отправленные", "送信済み", "已发送", "寄件備份",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a mailbox is read, and as whom.
-
-    `auth` with `xoauth2` or `oauthbearer` signs in with an access token. `starttls_optional`
-    goes on in the clear when the server offers no TLS.
-    """
-
-    host: str
-    port: int
-    tls: Tls
-    username: str
-    auth: Auth = "auto"
-    tls_min: TlsVersion = "1.2"
-    tls_verify: bool = True
-
-    @classmethod
-    def of(cls, imap: Mapping[str, Any]) -> "Endpoint":
-        """Return what stored settings (`v_mailbox_read.imap`) say."""
-        return cls(**{name: imap[name] for name in cls.__slots__ if name in imap})
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """The state of INBOX when it was opened; messages before `uid_next` were there already."""
+class Folder:
+    """A folder as it was opened; messages before `uid_next` were there already."""
 
     uid_validity: int
     uid_next: int
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
-    """A message: its first `FETCH_BYTES` bytes, when the server received it, its full size."""
+class Head:
+    """Some of a message's header fields (lower-case names), and when it was filed."""
 
     uid: int
-    received_at: datetime
-    raw: bytes
-    size: int
-
-
-class ImapError(Exception):
-    """The mailbox cannot be read now.
-
-    `code` is one of `connect_refused`, `connect_timeout`, `tls_failed`,
-    `auth_failed`, `protocol_error`, `connection_lost`, or a host rule's;
-    `message` holds the server's or the system's exact words.
-    """
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(code)
-        self.code = code
-        self.message = message
+    filed_at: datetime
+    fields: dict[str, str]
 
 
 class ImapSession:
     """A signed-in connection; `open_session` makes it, `close` ends it.
 
-    Not for two tasks at once. Every method may raise `ImapError`, after which
+    Not for two tasks at once. Every method may raise `SourceError`, after which
     only `close` makes sense.
     """
 
-    def __init__(self, client: "_Client", threads: Executor) -> None:
+    def __init__(self, client: Client, threads: Executor) -> None:
         self._client = client
         self._threads = threads
 
-    async def open_inbox(self, *, readonly: bool = True) -> Place:
-        """Open INBOX; `readonly` (EXAMINE) leaves every flag of every message alone."""
-        found = await self._run(self._client.select_folder, "INBOX", readonly)
+    async def open_folder(self, name: str = "INBOX", *, readonly: bool = True) -> Folder:
+        """Open a folder; `readonly` (EXAMINE) leaves every flag of every message alone."""
+        found = await self._run(self._client.select_folder, name, readonly)
         try:
-            return Place(int(found[b"UIDVALIDITY"]), int(found[b"UIDNEXT"]))
+            return Folder(int(found[b"UIDVALIDITY"]), int(found[b"UIDNEXT"]))
         except (KeyError, TypeError, ValueError):
-            raise ImapError("protocol_error", "no UIDVALIDITY or UIDNEXT for INBOX") from None
+            raise SourceError("protocol_error", f"no UIDVALIDITY or UIDNEXT for {name}") from None
+
+    async def sent_folder(self) -> str | None:
+        """Return where the account keeps what it sent, None without such a folder.
+
+        By its special use (RFC 6154), else by the names that clients give it.
+        """
+        folders = await self._run(self._client.special_folders)
+        for flags, _, name in folders:
+            if SENT in flags:
+                return str(name)
+        for _, delimiter, name in folders:
+            own = name.rpartition(delimiter.decode())[2] if delimiter else name
+            if own.casefold() in _SENT_NAMES:
+                return str(name)
+        return None
 
     async def uids_after(self, last_uid: int) -> list[int]:
         """Return the UIDs above `last_uid`, ascending."""
@@ -139,7 +122,7 @@ class ImapSession:
             found += [(uid, _instant(answer)) for uid, answer in answers.items()]
         return sorted(found)
 
-    async def fetch(self, uids: Sequence[int]) -> list[Fetched]:
+    async def fetch(self, uids: Sequence[int]) -> list[tuple[int, Fetched]]:
         """Return the messages that still exist of `uids` (at most `FETCH_BATCH`), by UID."""
         answers = await self._run(
             self._client.fetch,
@@ -149,9 +132,31 @@ class ImapSession:
         # Servers add flag changes of other messages to an answer.
         wanted = {uid: answers[uid] for uid in uids if b"BODY[]<0>" in answers.get(uid, {})}
         return [
-            Fetched(uid, _instant(answer), answer[b"BODY[]<0>"] or b"", answer[b"RFC822.SIZE"])
+            (uid, Fetched(_instant(answer), answer[b"BODY[]<0>"] or b"", answer[b"RFC822.SIZE"]))
             for uid, answer in sorted(wanted.items())
         ]
+
+    async def search(self, *criteria: object) -> list[int]:
+        """Return the UIDs of the open folder's messages that match (RFC 3501 §6.4.4), ascending."""
+        await self._run(self._client.noop)
+        return sorted(await self._run(self._client.search, list(criteria)))
+
+    async def heads(self, uids: Sequence[int], names: Sequence[str]) -> list[Head]:
+        """Return the named header fields of those of `uids` that still exist, by UID."""
+        wanted = f"BODY[HEADER.FIELDS ({' '.join(name.upper() for name in names)})]"
+        found: list[Head] = []
+        for start in range(0, len(uids), _HEADERS_BATCH):
+            answers = await self._run(
+                self._client.fetch,
+                list(uids[start : start + _HEADERS_BATCH]),
+                ["INTERNALDATE", wanted.replace("BODY", "BODY.PEEK", 1)],
+            )
+            for uid, answer in answers.items():
+                if (raw := answer.get(wanted.encode())) is not None:
+                    message = email.message_from_bytes(raw)
+                    fields = {name.lower(): str(value).strip() for name, value in message.items()}
+                    found.append(Head(uid, _instant(answer), fields))
+        return sorted(found, key=lambda head: head.uid)
 
     async def wait(self, seconds: float) -> None:
         """Return when something may have arrived since `uids_after`, at the latest after `seconds`.
@@ -174,11 +179,6 @@ class ImapSession:
         if not told:
             await self._run(self._client.noop)
 
-    async def find_by_subject(self, text: str) -> list[int]:
-        """Return the UIDs of messages whose subject holds `text` (ASCII)."""
-        await self._run(self._client.noop)
-        return sorted(await self._run(self._client.search, ["SUBJECT", text]))
-
     async def delete(self, uid: int) -> None:
         """Delete one message; without UIDPLUS it is only marked, since a plain EXPUNGE
         would also remove what the user has marked."""
@@ -194,7 +194,7 @@ class ImapSession:
 
     async def _run(self, call: Callable[..., T], *arguments: Any) -> T:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, _translated, call, arguments)
+        return await loop.run_in_executor(self._threads, translated, call, arguments)
 
 
 async def open_session(
@@ -205,7 +205,7 @@ async def open_session(
     tls: Contexts,
     threads: Executor,
 ) -> ImapSession:
-    """Connect and sign in; raise `ImapError`, or what `resolve` raises.
+    """Connect and sign in; raise `SourceError`, or what `resolve` raises.
 
     `secret` is the password, or the access token where `endpoint.auth` wants one. `resolve`
     gives the addresses to dial, in order; TLS is checked against the host's name.
@@ -213,7 +213,7 @@ async def open_session(
     addresses = await resolve(endpoint.host, endpoint.port)
     loop = asyncio.get_running_loop()
     context = tls(endpoint.tls_min, endpoint.tls_verify)
-    opening = loop.run_in_executor(threads, _open, endpoint, secret, addresses, context)
+    opening = loop.run_in_executor(threads, connect, endpoint, secret, addresses, context)
     try:
         client = await asyncio.shield(opening)
     except asyncio.CancelledError:
@@ -222,108 +222,15 @@ async def open_session(
     return ImapSession(client, threads)
 
 
-def _abandon(opening: "asyncio.Future[_Client]") -> None:
+def _abandon(opening: "asyncio.Future[Client]") -> None:
     if not opening.cancelled() and opening.exception() is None:
         opening.result().socket().close()
-
-
-def _open(
-    endpoint: Endpoint, secret: str, addresses: Sequence[str], tls: ssl.SSLContext
-) -> "_Client":
-    client = _translated(_Client, (endpoint, addresses, tls))
-    try:
-        if endpoint.tls == "starttls" or (
-            endpoint.tls == "starttls_optional"
-            and _translated(client.has_capability, ("STARTTLS",))
-        ):
-            _translated(client.starttls, (tls,))
-        _sign_in(client, endpoint, secret)
-    except ImapError:
-        client.socket().close()
-        raise
-    return client
-
-
-def _sign_in(client: "_Client", endpoint: Endpoint, secret: str) -> None:
-    try:
-        _authenticate(client, endpoint, secret)
-    except LoginError as error:
-        # imapclient calls everything that goes wrong here a LoginError.
-        if isinstance(error.__context__, imaplib.IMAP4.abort):
-            raise ImapError("connection_lost", _words(error)) from None
-        words = _words(error)
-        refused = "BAD" not in words and not any(sign in words.lower() for sign in _NOT_NOW)
-        raise ImapError("auth_failed" if refused else "protocol_error", words) from None
-    except (IMAPClientError, OSError, ValueError) as error:
-        raise _failure(error) from None
-
-
-def _authenticate(client: "_Client", endpoint: Endpoint, secret: str) -> None:
-    username = endpoint.username
-    wanted: tuple[Auth, ...] = (endpoint.auth,)
-    if endpoint.auth == "auto":
-        # In the clear CRAM-MD5 comes first, for it keeps the password to itself.
-        encrypted = isinstance(client.socket(), ssl.SSLSocket)
-        plain: tuple[Auth, ...] = ("plain", "login")
-        wanted = (*plain, "cram-md5") if encrypted else ("cram-md5", *plain)
-    offered = [one for one in wanted if client.has_capability(f"AUTH={one.upper()}")]
-    if not offered and "login" in wanted:
-        # A command of its own, which needs no capability (RFC 3501 §6.2.3).
-        offered = ["login"]
-    match offered:
-        case ["plain", *_]:
-            client.plain_login(username, secret)
-        case ["login", *_]:
-            # imaplib quotes the password only.
-            escaped = username.replace("\\", "\\\\").replace('"', '\\"')
-            client.login(f'"{escaped}"', secret)
-        case ["cram-md5", *_]:
-            client.cram_md5_login(username, secret)
-        case ["xoauth2", *_]:
-            client.oauth2_login(username, secret)
-        case ["oauthbearer", *_]:
-            client.oauthbearer_login(username, secret)
-        case _:
-            words = " ".join(f"AUTH={one.upper()}" for one in wanted)
-            raise ImapError("auth_failed", f"the server offers none of {words}")
-
-
-def _translated(call: Callable[..., T], arguments: tuple[Any, ...]) -> T:
-    try:
-        return call(*arguments)
-    except (IMAPClientError, OSError, ValueError) as error:
-        raise _failure(error) from None
-
-
-def _failure(error: Exception) -> ImapError:
-    words = _words(error)
-    match error:
-        case ssl.SSLCertVerificationError():
-            return ImapError("tls_failed", error.verify_message)
-        case ssl.SSLError():
-            return ImapError("tls_failed", words)
-        case ConnectionRefusedError():
-            return ImapError("connect_refused", words)
-        case TimeoutError():
-            return ImapError("connect_timeout", words)
-        case imaplib.IMAP4.abort() | OSError():
-            return ImapError("connection_lost", words)
-        case _:
-            return ImapError("protocol_error", words)
-
-
-def _words(error: Exception) -> str:
-    """Return a server's words as text: imaplib passes them on as the repr of bytes."""
-    text = str(error) or type(error).__name__
-    if len(text) > 2 and text[:2] in ("b'", 'b"') and text[-1] == text[1]:
-        return text[2:-1]
-    return text
 
 
 def _instant(answer: dict[bytes, Any]) -> datetime:
     received = answer.get(b"INTERNALDATE")
     if not isinstance(received, datetime) or received.tzinfo is None:
-        raise ImapError("protocol_error", "a message without INTERNALDATE")
+        raise SourceError("protocol_error", "a message without INTERNALDATE")
     return received.astimezone(UTC)
 
 
@@ -346,113 +253,54 @@ async def _readable(sock: socket.socket, seconds: float) -> bool:
         told.cancel()
 
 
-class _Client(IMAPClient):  # type: ignore[misc]
-    """imapclient, dialling addresses that were resolved before, under the name they belong to.
+class ImapSource:
+    """INBOX as a `base.Source`. A place: `uid_validity`, and the `last_uid` read.
 
-    It also keeps what imapclient drops: news of messages in answers to other commands.
+    Under a new UIDVALIDITY the old UIDs mean nothing.
     """
 
-    _imap: "_Dialled"
+    def __init__(self, connect: Callable[[], Awaitable[ImapSession]], poll_s: float) -> None:
+        self._connect = connect
+        self._poll_s = poll_s
+        self._session: ImapSession | None = None
+        self._inbox = Folder(0, 0)
 
-    def __init__(self, endpoint: Endpoint, addresses: Sequence[str], tls: ssl.SSLContext) -> None:
-        self._addresses = addresses
-        self._tls_context = tls if endpoint.tls == "implicit" else None
-        super().__init__(
-            endpoint.host,
-            endpoint.port,
-            ssl=endpoint.tls == "implicit",
-            ssl_context=self._tls_context,
-            timeout=SocketTimeout(_CONNECT_S, _READ_S),
-        )
-        self.normalise_times = False  # aware instants instead of naive local ones
-        self._imap.debug = 0
+    async def open(self) -> None:
+        """Connect, sign in, open INBOX."""
+        self._session = await self._connect()
+        self._inbox = await self._session.open_folder()
 
-    def _create_IMAP4(self) -> imaplib.IMAP4:  # noqa: N802 - imapclient's name
-        return _Dialled(self.host, self._addresses, self.port, self._tls_context)
+    async def begin(self, since: datetime) -> Place:
+        """Return the place before the first message received since, else the inbox's end."""
+        # The server judges the day in a zone of its own.
+        received = await self._opened.received_since((since - timedelta(days=1)).date())
+        end = self._inbox.uid_next - 1
+        return self._place(min((uid - 1 for uid, at in received if at >= since), default=end))
 
-    def cram_md5_login(self, username: str, password: str) -> None:
-        """Sign in without telling the password (RFC 2195)."""
+    async def read(self, place: Place, known: Known) -> AsyncIterator[Step]:
+        """Give the messages above the place, by UID."""
+        if place["uid_validity"] != self._inbox.uid_validity:
+            raise PlaceLost("the inbox has a new UIDVALIDITY")
+        uids = await self._opened.uids_after(place["last_uid"])
+        for start in range(0, len(uids), FETCH_BATCH):
+            for uid, fetched in await self._opened.fetch(uids[start : start + FETCH_BATCH]):
+                yield Step(self._place(uid), fetched)
+        if uids:
+            yield Step(self._place(uids[-1]))
 
-        def answer(challenge: bytes) -> str:
-            return f"{username} {hmac.new(password.encode(), challenge, 'md5').hexdigest()}"
+    async def wait(self) -> None:
+        """Wait for the server to tell of news, at most one poll."""
+        await self._opened.wait(self._poll_s)
 
-        try:
-            self._command_and_check("authenticate", "CRAM-MD5", answer)
-        except IMAPClientError as error:
-            raise LoginError(str(error)) from error
+    async def close(self) -> None:
+        """Drop the connection."""
+        if self._session is not None:
+            await self._session.close()
 
-    def has_news(self) -> bool:
-        """Return whether INBOX has grown, by the server's word, since `forget_news`."""
-        return self._imap.grown
+    @property
+    def _opened(self) -> ImapSession:
+        assert self._session is not None, "open() comes first"
+        return self._session
 
-    def forget_news(self) -> None:
-        self._imap.grown = False
-
-    def begin_idle(self) -> bool:
-        """Start IDLE; return whether the server has said something besides the go-ahead.
-
-        If not, the socket becomes readable when it does: nothing waits in a buffer.
-        """
-        imap = self._imap
-        tag = self._idle_tag = imap._command("IDLE")
-        # Pending news may come before the go-ahead, which imapclient's `idle` takes for an error.
-        while imap._get_response() is not None:
-            if (end := imap.tagged_commands[tag]) is not None:
-                self._checkok("IDLE", *end)
-                raise IMAPClientError("IDLE ended before it began")
-        if imap.grown:
-            return True
-        # News in one segment (or TLS record) with the go-ahead has left the socket. Peeking
-        # takes no line apart, as reading without waiting would.
-        sock = self.socket()
-        sock.setblocking(False)
-        try:
-            return bool(cast("io.BufferedReader", imap.file).peek(1))
-        except ssl.SSLWantReadError:
-            return False
-        finally:
-            self._set_read_timeout()
-
-
-class _Dialled(imaplib.IMAP4):
-    def __init__(
-        self,
-        host: str,
-        addresses: Sequence[str],
-        port: int,
-        tls_context: ssl.SSLContext | None,
-    ) -> None:
-        self._addresses = addresses
-        self._tls_context = tls_context
-        self._size = 0
-        self.grown = False
-        super().__init__(host, port, timeout=_CONNECT_S)
-
-    def _append_untagged(self, typ: str, dat: Any) -> None:
-        # Every untagged response passes here. A server may repeat its count: only growth is news.
-        if typ == "EXISTS":
-            size = int(dat)
-            self.grown = self.grown or size > self._size
-            self._size = size
-        elif typ == "EXPUNGE":
-            self._size -= 1
-        super()._append_untagged(typ, dat)  # type: ignore[misc]
-
-    def _create_socket(self, timeout: float | None) -> socket.socket:
-        plain = self._dialled(timeout)
-        if self._tls_context is None:
-            return plain
-        try:
-            return self._tls_context.wrap_socket(plain, server_hostname=self.host)
-        except BaseException:
-            plain.close()
-            raise
-
-    def _dialled(self, timeout: float | None) -> socket.socket:
-        failure = OSError("the host has no address")
-        for address in self._addresses:
-            try:
-                return socket.create_connection((address, self.port), timeout)
-            except OSError as error:
-                failure = error
-        raise failure
+    def _place(self, last_uid: int) -> Place:
+        return {"uid_validity": self._inbox.uid_validity, "last_uid": last_uid}

@@ -1,5 +1,4 @@
--- Purpose: a message's effect is in this transaction, so reading goes on behind it.
--- Another UIDVALIDITY than the message's, or a place further on, is left alone.
-UPDATE reply.cursor SET last_uid = :uid
+-- Purpose: what was read up to a place has its effect, so reading goes on behind it. `read_at` is
+-- when a look began that saw everything up to there; null leaves the last one.
+UPDATE reply.cursor SET place = CAST(:place AS jsonb), read_at = coalesce(CAST(:read_at AS timestamptz), read_at)
 WHERE workspace_id = :workspace AND mailbox_id = :mailbox
-  AND uid_validity = :uid_validity AND last_uid < :uid
