@@ -98,10 +98,7 @@ class Doors:
         connect = (workspace_id, mailbox_id, int(row.credential_version))
         found = self._open.get(connect)
         if found is None or row.kind not in ("gmail", "graph"):
-            store = SealedTokens(
-                self._db, self._keys, "read", workspace_id=workspace_id, mailbox_id=mailbox_id,
-                credential_version=connect[2],
-            )  # fmt: skip
+            store = self._store(*connect)
             try:
                 opened = await self._opened(workspace_id, mailbox_id, bytes(row.credential))
                 found = self._access(
@@ -123,13 +120,18 @@ class Doors:
         imap: Mapping[str, Any] | None,
         oauth: Mapping[str, Any] | None,
         credential: bytes,
+        credential_version: int | None,
     ) -> Access:
-        """Return a mailbox that is not saved yet: its tokens are kept nowhere.
+        """Return a mailbox as it would be saved; without a `credential_version`, which says that
+        the credential is saved already, its tokens are kept nowhere.
 
         Raises `SealBroken`, `msgspec.ValidationError` and `KeyServiceUnavailable`.
         """
         opened = await self._opened(workspace_id, mailbox_id, credential)
-        return self._access(workspace_id, mailbox_id, email, kind, imap, oauth, opened, _Unkept())
+        store: TokenStore = _Unkept()
+        if credential_version is not None:
+            store = self._store(workspace_id, mailbox_id, credential_version)
+        return self._access(workspace_id, mailbox_id, email, kind, imap, oauth, opened, store)
 
     async def session(self, access: Access, threads: Executor) -> ImapSession:
         """Connect to a mailbox's IMAP server and sign in; raise `SourceError`."""
@@ -157,6 +159,12 @@ class Doors:
                 return GraphSource(provider, pace)
             case None:
                 return ImapSource(lambda: self.session(access, threads), self._settings.poll_s)
+
+    def _store(self, workspace_id: int, mailbox_id: int, credential_version: int) -> SealedTokens:
+        return SealedTokens(
+            self._db, self._keys, "read", workspace_id=workspace_id, mailbox_id=mailbox_id,
+            credential_version=credential_version,
+        )  # fmt: skip
 
     async def _opened(self, workspace_id: int, mailbox_id: int, sealed: bytes) -> dict[str, Any]:
         opened = await self._keys.open("read", workspace_id, sealed, table=TABLE, row=mailbox_id)

@@ -50,6 +50,8 @@ class ProbeRequest(BaseModel):
     imap: Imap | None = None
     oauth: OAuth | None = None
     credential: Base64Bytes
+    # Of a credential that is saved already.
+    credential_version: int | None = None
     # It goes into a search command: nothing that needs quoting.
     token: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{8,64}$")]
     wait_s: Annotated[float, Field(ge=0, le=120)]
@@ -89,6 +91,7 @@ def router(prober: Prober, finder: SentFinder, revoker: Revoker) -> APIRouter:
                 imap=request.imap.model_dump() if request.imap else None,
                 oauth=request.oauth.model_dump() if request.oauth else None,
                 credential=request.credential,
+                credential_version=request.credential_version,
                 token=request.token,
                 wait_s=request.wait_s,
             )

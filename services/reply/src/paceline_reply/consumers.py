@@ -26,15 +26,19 @@ def mailbox_changed(readers: Readers) -> Subscription[MailboxChanged]:
             key = (delivery.workspace_id, ids.decode("mbx", delivery.body.mailbox_id))
             first.setdefault(key, delivery)
             last[key] = max(last.get(key, 0), delivery.body.version)
+        named = {
+            "workspaces": [workspace for workspace, _ in first],
+            "mailboxes": [mailbox for _, mailbox in first],
+        }
         await tx.execute(
             _QUERIES["upsert_cursors"],
             {
-                "workspaces": [workspace for workspace, _ in first],
-                "mailboxes": [mailbox for _, mailbox in first],
+                **named,
                 "versions": [last[key] for key in first],
                 "instants": [delivery.time for delivery in first.values()],
             },
         )
+        await tx.execute(_QUERIES["drop_tokens"], named)
         after_commit(tx, "readers", readers.wake.set)
 
     # The view holds the newest state whatever event it is read for: no inbox needed.

@@ -66,6 +66,7 @@ class Prober:
         imap: Mapping[str, Any] | None,
         oauth: Mapping[str, Any] | None,
         credential: bytes,
+        credential_version: int | None = None,
         token: str,
         wait_s: float,
     ) -> ProbeResult:
@@ -81,6 +82,7 @@ class Prober:
             imap=imap,
             oauth=oauth,
             credential=credential,
+            credential_version=credential_version,
         )
         remedies = _IMAP_REMEDIES if access.provider is None else _API_REMEDIES
         every_s = _LOOK_EVERY_S if access.provider is None else _ASK_EVERY_S

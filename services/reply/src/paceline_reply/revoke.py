@@ -1,12 +1,14 @@
 """Giving a reading grant back: revoked where the provider lets us, its tokens dropped."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import httpx
 
 from paceline_common import telemetry, tokens
 from paceline_common.db import Database
 from paceline_providers.oauth import Revocation, revoke
+from paceline_providers.proof import TokenUnavailable
 from paceline_reply.access import Doors
 from paceline_reply.settings import ReplySettings
 from paceline_reply.sources.base import SourceError
@@ -18,7 +20,7 @@ _log = telemetry.logger("revoke")
 class Revoked:
     """What became of a grant; `message` is the provider's own words. `dropped`: our own tokens."""
 
-    result: Revocation
+    result: Revocation | Literal["none"]
     message: str
     dropped: bool
 
@@ -44,17 +46,22 @@ class Revoker:
         _log.info("grant given back", outcome=result)
         return Revoked(result, words, dropped)
 
-    async def _at_provider(self, workspace_id: int, mailbox_id: int) -> tuple[Revocation, str]:
+    async def _at_provider(
+        self, workspace_id: int, mailbox_id: int
+    ) -> tuple[Revocation | Literal["none"], str]:
         try:
             loaded = await self._doors.load(workspace_id, mailbox_id)
         except SourceError as error:
             return "failed", error.message
         if loaded is None:
-            return "already_gone", "the mailbox is not connected"
+            return "none", "the mailbox is not connected"
         access = loaded[0]
         identity = (access.oauth or {}).get("provider")
         if access.tokens is None or identity not in ("google", "microsoft"):
-            return "not_supported", "the mailbox is read with a password"
-        # Revoking the refresh token ends the access tokens that came of it, too.
-        token = access.tokens.grant.refresh_token
-        return await revoke(self._http, self._settings.revoke_url(identity), token)
+            return "none", "the mailbox has no grant"
+        try:
+            grant = await access.tokens.newest()
+        except TokenUnavailable as failure:
+            return "failed", str(failure)
+        url = self._settings.revoke_url(identity)
+        return await revoke(self._http, url, grant.refresh_token)
