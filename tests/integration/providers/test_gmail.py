@@ -33,6 +33,7 @@ from paceline_providers.gmail import MESSAGE_MAX_BYTES, GmailProvider, GmailSett
 from paceline_providers.proof import (
     Destroyed,
     Found,
+    Gone,
     NotSeen,
     TokenRefused,
     TokenUnavailable,
@@ -498,6 +499,26 @@ async def test_a_deletion_whose_answer_is_lost_proves_nothing() -> None:
         lost = await here.provider.destroy(fence)
         assert isinstance(lost, Unavailable)
         assert here.twin.calls.count("users.drafts.delete") == 1
+
+
+async def test_a_disarmed_draft_proves_itself_again_and_cannot_be_sent() -> None:
+    async with setting(MODIFY) as here:
+        fence = await here.prepare()
+        here.twin.fail("users.drafts.update", "reset_after", times=3)
+        assert isinstance(await here.provider.disarm(fence), Unavailable)
+        assert await here.provider.disarm(fence) == Destroyed()
+        assert await here.provider.disarm(fence) == Destroyed()
+        assert isinstance(await here.submit(fence=fence), Rejected)
+        assert here.twin.submissions == []
+        assert await here.provider.destroy(fence) == Destroyed()
+        assert await here.provider.disarm(fence) == Gone()
+
+
+async def test_a_sent_draft_cannot_be_disarmed() -> None:
+    async with setting(MODIFY) as here:
+        fence = await here.prepare()
+        assert isinstance(await here.submit(fence=fence), Accepted)
+        assert await here.provider.disarm(fence) == Gone()
 
 
 @pytest.mark.parametrize("status", [500, 503])

@@ -302,6 +302,19 @@ async def test_a_destroyed_draft_can_never_be_sent() -> None:
         assert await ann.provider.destroy(fence) == Destroyed()
 
 
+async def test_a_disarmed_draft_proves_itself_again_and_cannot_be_sent() -> None:
+    async with connected() as ann:
+        fence = await ann.prepared(mime())
+        ann.twin.fail("patch", "reset_after", times=3)
+        assert isinstance(await ann.provider.disarm(fence), Unavailable)
+        assert await ann.provider.disarm(fence) == Destroyed()
+        assert await ann.provider.disarm(fence) == Destroyed()
+        assert isinstance(await ann.submitted(mime(), fence), Rejected)
+        assert ann.truth == []
+        assert await ann.provider.destroy(fence) == Destroyed()
+        assert await ann.provider.disarm(fence) == Destroyed(), "recognised in Deleted Items"
+
+
 async def test_a_sent_message_is_not_destroyed_nor_changed() -> None:
     async with connected() as ann:
         fence = await ann.prepared(mime())

@@ -10,7 +10,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from email.parser import BytesHeaderParser
 from email.policy import SMTP
@@ -55,6 +55,8 @@ JSON_MAX_BYTES: Final = 3_500_000
 # `maxSize` of the discovery document.
 MESSAGE_MAX_BYTES: Final = 36_700_160
 
+# What is left of a draft that must not be sent; its owner may see it for a moment.
+_DISARMED: Final = b"Subject: Not sent\r\n\r\n"
 _READ_BACK_S: Final = 10.0
 _PAGES: Final = 5
 
@@ -201,11 +203,26 @@ class GmailProvider:
             asked["pageToken"] = page.next_page_token
         return NotSeen()
 
+    async def disarm(self, fence: Fence) -> Destroyed | Gone | Unavailable:
+        """See `proof.Prover.disarm`; users.drafts.update "replaces a draft's content".
+
+        The draft keeps its id and has no recipient any more: a send request that comes later
+        is refused, for Gmail sends nothing without one. After one that came earlier there is
+        no such draft.
+        """
+        call = replace(
+            self._posting(("drafts", fence.draft_id), _DISARMED, _Wrap(None, in_draft=True)),
+            method="PUT",
+        )
+        return self._destroyed(await self.api.call(call))
+
     async def destroy(self, fence: Fence) -> Destroyed | Gone | Unavailable:
         """See `proof.Prover.destroy`; users.drafts.delete "immediately and permanently deletes"."""
         call = Call("DELETE", self.url("drafts", fence.draft_id))
         # Made again after it took effect, it would find nothing and the proof were lost.
-        answer = await self.api.call(call, repeatable=False)
+        return self._destroyed(await self.api.call(call, repeatable=False))
+
+    def _destroyed(self, answer: Reply | Lost) -> Destroyed | Gone | Unavailable:
         if isinstance(answer, Lost):
             return answer.unavailable()
         if answer.ok:

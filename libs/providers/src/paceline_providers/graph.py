@@ -241,28 +241,43 @@ class GraphProvider:
             call = replace(call, url=str(link.copy_with(query=None)), params=dict(link.params))
         return NotSeen()
 
-    async def destroy(self, fence: Fence) -> Destroyed | Gone | Unavailable:
-        """See `proof.Prover.destroy`.
+    async def disarm(self, fence: Fence) -> Destroyed | Gone | Unavailable:
+        """See `proof.Prover.disarm`.
 
-        A 204 alone proves nothing here: under its immutable id the copy in Sent Items is
-        deleted as readily as the draft. So the draft is disarmed first: one PATCH takes away
-        its recipients and names `replyTo`, which is "updatable only if isDraft = true"
-        (message-update), and its answer shows the item as that same operation left it. It
-        counts only as a draft without recipients, in Drafts (or Deleted Items, for a second
-        call). A send request that comes later is refused, for Graph sends nothing without
-        recipients (ErrorInvalidRecipients); one that came earlier has made the item a sent
-        one, and the PATCH fails or says so. Deleting then tidies up.
+        One PATCH takes away the draft's recipients and names `replyTo`, which is "updatable
+        only if isDraft = true" (message-update), and its answer shows the item as that same
+        operation left it. It counts only as a draft without recipients, in Drafts (or Deleted
+        Items, for a second call). A send request that comes later is refused, for Graph sends
+        nothing without recipients (ErrorInvalidRecipients); one that came earlier has made the
+        item a sent one, and the PATCH fails or says so.
 
         This rests on a send request without an answer being over, one way or the other, by
         the time of asking (the lease and the provider's timeout). After a 202 Microsoft may
         take as long as it likes: nobody may ask then.
         """
+        disarmed = await self._disarmed(fence)
+        return Destroyed() if isinstance(disarmed, bool) else disarmed
+
+    async def destroy(self, fence: Fence) -> Destroyed | Gone | Unavailable:
+        """See `proof.Prover.destroy`.
+
+        A 204 alone proves nothing here: under its immutable id the copy in Sent Items is
+        deleted as readily as the draft. So the draft is disarmed first; deleting then tidies
+        up.
+        """
+        disarmed = await self._disarmed(fence)
+        if not isinstance(disarmed, bool):
+            return disarmed
+        return Destroyed() if disarmed else await self._deleted(_path(fence))
+
+    async def _disarmed(self, fence: Fence) -> bool | Gone | Unavailable:
+        """Disarm the draft; return whether it lies in Deleted Items already."""
         if not self.capabilities.fence:
             return Unavailable(None, "the grant does not include drafts (Mail.ReadWrite)")
         homes = await self._homes()
         if isinstance(homes, Gone | Unavailable):
             return homes
-        path = f"messages/{quote(fence.draft_id, safe='')}"
+        path = _path(fence)
         shown = ",".join(("id", "isDraft", "parentFolderId", *_RECIPIENTS))
         # Look before touching: in Sent Items nothing is to be changed.
         seen = await self._looked(self.call("GET", path, params={"$select": shown}), _Message)
@@ -280,9 +295,7 @@ class GraphProvider:
             return Gone()
         if not disarmed.has_no_recipients or disarmed.parent_folder_id not in homes:
             return Unavailable(OutcomeClass.SOFT, "the draft could not be disarmed")
-        if disarmed.parent_folder_id == homes[1]:
-            return Destroyed()
-        return await self._deleted(path)
+        return disarmed.parent_folder_id == homes[1]
 
     async def _deleted(self, path: str) -> Destroyed | Gone | Unavailable:
         # Made again after it took effect, it would delete once more.
@@ -469,6 +482,10 @@ class GraphSession:
                     message_id = read.internet_message_id
                     break
         return Accepted(fence.draft_id, answer.status, text, message_id, thread_id)
+
+
+def _path(fence: Fence) -> str:
+    return f"messages/{quote(fence.draft_id, safe='')}"
 
 
 def _names_nothing(provider: GraphProvider, answer: Reply) -> bool:

@@ -63,6 +63,15 @@ class Prover(Protocol):
         """
         ...
 
+    async def disarm(self, fence: Fence) -> Destroyed | Gone | Unavailable:
+        """Make the draft unsendable, and leave it where it can be recognised.
+
+        The proof that outlives a lost answer, and a caller that dies before it has noted the
+        answer: made again, the call says `Destroyed` again. Call it when `destroy` may be
+        called; that takes away what is left, once the proof is noted.
+        """
+        ...
+
     async def destroy(self, fence: Fence) -> Destroyed | Gone | Unavailable:
         """Delete the draft for good.
 
