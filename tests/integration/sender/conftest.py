@@ -26,8 +26,11 @@ from paceline_common.clock import SystemClock
 from paceline_common.db import Database
 from paceline_common.db.outbox import Outbox
 from paceline_common.keys import KeyService
+from paceline_common.storage import AttachmentFiles, ObjectStore
 from paceline_common.telemetry import Metrics
 from paceline_local.stack import Stack
+from paceline_sender.attachments import AttachmentLoader
+from paceline_sender.compose import Composer
 from paceline_sender.domain.outcome import Answer
 from paceline_sender.job import Job, Session
 from paceline_sender.metrics import METRICS
@@ -84,6 +87,7 @@ def settings(house: Stack) -> SenderSettings:
         keys_role_id=login.keys_role_id,
         keys_secret_id=login.keys_secret_id,
         public_url="https://mail.example",
+        storage_url=f"file://{house.layout.run}/files",
         host_allowlist="127.0.0.0/8",
         tls_ca_file=house.mailhost.ca_file,
         dead_after_s=0.5,
@@ -400,7 +404,12 @@ async def make_sender(
             submitter,
             clock,
             metrics,
-            public_url="https://mail.example",
+            composer=Composer(
+                service,
+                AttachmentLoader(AttachmentFiles(ObjectStore.of(settings), service), clock),
+                public_url="https://mail.example",
+                message_max_bytes=settings.message_max_bytes,
+            ),
             prepare_ahead=timedelta(seconds=10),
             jobs_per_batch=100,
         )

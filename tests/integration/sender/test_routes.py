@@ -217,12 +217,16 @@ async def test_a_preview_shows_the_step_and_what_is_missing(
     }
     answer = await client.post("/internal/preview", json=asked)
     assert answer.status_code == 200, answer.text
-    assert answer.json() == {
-        "subject": "Re: Hello <Bob>",
-        "text": "Did you see this, <Bob>? [company]",
-        "html": "<p>Did you see this, &lt;Bob&gt;? [company]</p>",
-        "missing": ["company"],
+    shown = answer.json()
+    assert shown["subject"] == "Re: Hello <Bob>"
+    assert shown["text"] == "Did you see this, <Bob>? [company]\n"
+    assert shown["html"] == "<p>Did you see this, &lt;Bob&gt;? [company]</p>\n"
+    assert shown["missing"] == ["company"]
+    assert (shown["from_email"], shown["to_email"]) == (world.email, "bob@example.test")
+    assert {"From", "To", "Subject", "In-Reply-To", "List-Unsubscribe"} <= {
+        header["name"] for header in shown["headers"]
     }
+    assert (shown["variant"], shown["attachments"], shown["message"]) == (None, [], None)
 
 
 async def test_a_preview_of_nothing_or_of_a_wrong_template_is_a_problem(

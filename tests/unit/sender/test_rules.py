@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from paceline_common.templates import Occasion
 from paceline_sender.domain import conversation, render, retry
 from paceline_sender.domain.conversation import SentMessage
 from paceline_sender.domain.outcome import (
@@ -241,17 +242,25 @@ def test_a_wrong_template_is_an_error_of_its_own(source: str) -> None:
         render.fill(source, values())
 
 
+FIRST = Occasion(NOW, lambda _group, _ways: (0,))
+
+
 def test_a_preview_lists_all_that_is_missing() -> None:
     sources = Sources("{{ last_name }}", "{{ a }} {{ first_name }} {{ sender.phone }}", None)
-    shown, missing = render.render_with_gaps(sources, values())
-    assert missing == ("last_name", "a", "sender.phone")
+    shown = render.render(sources, values(), FIRST, FIRST, show_gaps=True)
+    assert shown.missing == ("last_name", "a", "sender.phone")
     assert shown.subject == "[last_name]"
     assert shown.text == "[a] Bob [sender.phone]"
 
 
+def test_what_is_sent_has_no_gaps() -> None:
+    with pytest.raises(MissingVariable):
+        render.render(Sources("{{ last_name }}", "x", None), values(), FIRST, FIRST)
+
+
 def test_a_step_without_any_body_is_no_message() -> None:
     with pytest.raises(TemplateError):
-        render.render(Sources("Hello", " ", None), values())
+        render.render(Sources("Hello", " ", None), values(), FIRST, FIRST)
 
 
 # ---- decisions

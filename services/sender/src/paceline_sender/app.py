@@ -5,7 +5,10 @@ import uuid
 from datetime import timedelta
 
 from paceline_common.service import Service
+from paceline_common.storage import AttachmentFiles, ObjectStore
 from paceline_sender import consumers, preview, probe
+from paceline_sender.attachments import AttachmentLoader
+from paceline_sender.compose import Composer
 from paceline_sender.failpoints import FAILPOINTS
 from paceline_sender.metrics import METRICS
 from paceline_sender.prepare import Preparer
@@ -30,6 +33,12 @@ def build(settings: SenderSettings) -> Service:
         instance_id=instance_id,
         jobs_per_batch=settings.jobs_per_batch,
     )
+    composer = Composer(
+        service.keys,
+        AttachmentLoader(AttachmentFiles(ObjectStore.of(settings), service.keys), service.clock),
+        public_url=settings.public_url,
+        message_max_bytes=settings.message_max_bytes,
+    )
     preparer = Preparer(
         service.db,
         service.keys,
@@ -37,7 +46,7 @@ def build(settings: SenderSettings) -> Service:
         submitter,
         service.clock,
         service.metrics,
-        public_url=settings.public_url,
+        composer=composer,
         prepare_ahead=timedelta(seconds=settings.prepare_ahead_s),
         jobs_per_batch=settings.jobs_per_batch,
     )
@@ -67,7 +76,7 @@ def build(settings: SenderSettings) -> Service:
     service.internal(
         probe.router(service.db, service.keys, transport, service.outbox, service.clock)
     )
-    service.internal(preview.router(service.db, settings.public_url))
+    service.internal(preview.router(service.db, service.keys, composer, service.clock))
     service.readiness("keys", service.keys.check)
     return service
 

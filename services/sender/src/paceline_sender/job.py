@@ -116,6 +116,7 @@ class Ready:
     references: tuple[str, ...]
     data: bytes
     history: History
+    variant: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,12 +21,11 @@ from paceline_common.db.session import Database
 from paceline_common.db.sql import Queries
 from paceline_common.kafka.quarantine import Fault, classify
 from paceline_common.keys import KeyService, KeyServiceError, SealBroken
+from paceline_common.storage import StorageUnavailable
 from paceline_common.telemetry import Metrics
-from paceline_sender.compose import Built, compose
+from paceline_sender.compose import Built, Composer, Macs, Unbuildable
 from paceline_sender.domain import message
-from paceline_sender.domain.message import InvalidMessage
 from paceline_sender.domain.outcome import REMEDIES, Answer
-from paceline_sender.domain.render import MissingVariable, TemplateError
 from paceline_sender.domain.schedule import ClockReading
 from paceline_sender.job import HoldRequest, Job, Ready, Report, Session
 from paceline_sender.submit import Submitter
@@ -67,7 +66,7 @@ class Preparer:
         clock: Clock,
         metrics: Metrics,
         *,
-        public_url: str,
+        composer: Composer,
         prepare_ahead: timedelta,
         jobs_per_batch: int,
     ) -> None:
@@ -77,7 +76,7 @@ class Preparer:
         self._submitter = submitter
         self._clock = clock
         self._metrics = metrics
-        self._public_url = public_url
+        self._composer = composer
         self._prepare_ahead = prepare_ahead
         self._jobs_per_batch = jobs_per_batch
         self._queries = Queries("paceline_sender")
@@ -175,6 +174,8 @@ class Preparer:
                             "workspaces": [job.workspace_id for job in batch],
                             "jobs": [job.job_id for job in batch],
                             "fences": [job.fence for job in batch],
+                            "as_mailbox": None,
+                            "preview": False,
                         },
                     )
                     answered = self._clock.monotonic()
@@ -273,15 +274,14 @@ class Preparer:
                 await self._hold_mailbox(job, row)
                 return
             try:
-                built = compose(job, row, job_mac, unsubscribe_mac, self._public_url)
-            except MissingVariable as gap:
-                await self._fail(job, row, "missing_variable", f"missing variable: {gap.name}")
+                built = await self._composer.compose(job, row, Macs(job_mac, unsubscribe_mac))
+            except Unbuildable as fault:
+                await self._fail(job, row, fault.reason, str(fault))
                 return
-            except TemplateError as error:
-                await self._fail(job, row, "template_error", str(error))
-                return
-            except InvalidMessage as error:
-                await self._fail(job, row, error.reason, str(error))
+            except (KeyServiceError, StorageUnavailable) as error:
+                log.warning("message not made", job=job.public_id, reason_code=_away(error))
+                retry_at = self._clock.now() + _KEYS_AWAY_HOLD
+                await self._give_back(job, _away(error), retry_at)
                 return
             await self._connect_and_submit(built, credential)
         except Exception as error:  # noqa: BLE001 - one job's bug must not stop the others
@@ -308,13 +308,14 @@ class Preparer:
                     job=job,
                     session=session,
                     provider=row.provider,
-                    envelope_from=row.from_email,
+                    envelope_from=built.envelope_from,
                     recipient=row.to_email,
                     message_id=built.message_id,
                     subject=built.subject,
                     references=built.references,
                     data=built.data,
                     history=built.history,
+                    variant=built.variant,
                 )
             )
         finally:
@@ -360,3 +361,9 @@ class Preparer:
             )
         finally:
             self._in_hand.discard(job.key)
+
+
+def _away(error: KeyServiceError | StorageUnavailable) -> str:
+    if isinstance(error, StorageUnavailable):
+        return "storage_unavailable"
+    return "key_service_unavailable"

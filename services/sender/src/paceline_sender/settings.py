@@ -3,19 +3,30 @@
 from pydantic import Field
 
 from paceline_common.settings import OAuthEndpoints, OutboundSettings, ServiceSettings
+from paceline_common.storage import StorageSettings
 
 
-class SenderSettings(ServiceSettings, OutboundSettings, OAuthEndpoints):
+class SenderSettings(ServiceSettings, OutboundSettings, OAuthEndpoints, StorageSettings):
     """What the sender needs beyond `ServiceSettings`.
 
     `public_url`: where unsubscribe links lead.
     """
 
     public_url: str
+    # Whatever a provider takes: so many messages are held in memory shortly before their slots.
+    message_max_bytes: int = Field(default=25 * 1024 * 1024, ge=64 * 1024)
 
     # A connection is opened at most this long before its slot: servers drop idle ones.
     prepare_ahead_s: float = Field(default=5.0, gt=0)
     jobs_per_batch: int = Field(default=500, ge=1)
+    # Of one mailbox: what common hosts take at once, and on one connection.
+    smtp_connections: int = Field(default=4, ge=1)
+    smtp_messages: int = Field(default=100, ge=1)
+    # Longer than the pause of a node that sends several a second, shorter than servers' patience.
+    smtp_idle_s: float = Field(default=10.0, ge=0)
+    # Of all mailboxes behind HTTP APIs together.
+    http_connections: int = Field(default=200, ge=1)
+    tidy_drafts_s: float = Field(default=60.0, gt=0)
     # RFC 5321 §4.5.3.2: 10 min after the final dot, less before it; past their sum
     # no submission can be under way.
     submission_limit_s: float = Field(default=1500.0, ge=600)

@@ -226,6 +226,7 @@ class Submitter:
                     "message_ids": [ready.message_id for ready in batch],
                     "subjects": [ready.subject for ready in batch],
                     "references": [_json_list(ready.references) for ready in batch],
+                    "variants": [ready.variant for ready in batch],
                     "instance": self._instance_id,
                 },
             )

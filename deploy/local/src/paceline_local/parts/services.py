@@ -141,6 +141,8 @@ def environment(name: str, site: Site, keys: Keys, mailhost: MailHost) -> dict[s
             "PACELINE_TLS_CA_FILE": str(mailhost.ca_file),
         }
         settings |= _oauth(site)
+    if name in {"gateway", "sender"}:
+        settings["PACELINE_STORAGE_URL"] = (site.layout.run / "files").as_uri()
     return settings
 
 

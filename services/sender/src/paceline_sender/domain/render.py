@@ -1,67 +1,47 @@
-"""Liquid templates with strict variables: a missing one is an error, never a blank.
-
-A template may ask for a variable (`{% if company %}`) or name a substitute
-(`{{ first_name | default: "there" }}`); to print one that is absent fails.
-"""
+"""A step's content, filled in for one lead (`paceline_common.templates` is the language)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import ClassVar, Final
+from typing import Final
 
-from liquid import BoundTemplate, Environment, FalsyStrictUndefined
-from liquid.exceptions import LiquidError, UndefinedError
+from paceline_common.templates import MissingVariable, Occasion, TemplateError, fill
+
+__all__ = [
+    "STANDARD_FIELDS", "MissingVariable", "Rendered", "Sources", "TemplateError", "fill",
+    "render", "variables",
+]  # fmt: skip
 
 STANDARD_FIELDS: Final = ("email", "first_name", "last_name", "company")
 _RESERVED: Final = frozenset({*STANDARD_FIELDS, "sender", "unsubscribe_url"})
-_MAX_OUTPUT: Final = 1_000_000
-
-
-class _Missing(FalsyStrictUndefined):
-    """Absent: false in a condition, replaced by `default`, an error in print."""
-
-    force_liquid_default = True
-
-
-class _Limits(Environment):
-    # Templates come from users: a loop of loops must not hold the process.
-    loop_iteration_limit: ClassVar[int | None] = 10_000
-    output_stream_limit: ClassVar[int | None] = _MAX_OUTPUT
-    local_namespace_limit: ClassVar[int | None] = _MAX_OUTPUT
-
-
-_TEXT: Final = _Limits(undefined=_Missing)
-_HTML: Final = _Limits(undefined=_Missing, autoescape=True)
-
-
-class MissingVariable(Exception):
-    """The template prints a variable that the lead does not have; `name` as written."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
-
-
-class TemplateError(Exception):
-    """The template itself is wrong (syntax, filter, limit); the text says where."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The Liquid source of one step; `html` and `subject` may be absent."""
+    """The templates of one message; all but one body may be absent.
+
+    Signatures are templates too; an HTML one alone is left out of the text part.
+    """
 
     subject: str | None
     text: str | None
     html: str | None
+    signature_text: str | None = None
+    signature_html: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A step filled in for one lead; the subject may be empty (a follow-up)."""
+    """A step filled in for one lead; the subject may be empty (a follow-up).
+
+    `missing` names the variables that are shown as `[name]`, in a preview.
+    """
 
     subject: str
     text: str | None
     html: str | None
+    signature_text: str | None = None
+    signature_html: str | None = None
+    missing: tuple[str, ...] = ()
 
 
 def variables(
@@ -92,69 +72,57 @@ def variables(
     return known
 
 
-@lru_cache(maxsize=4096)
-def _compile(source: str, html: bool) -> BoundTemplate:
-    return (_HTML if html else _TEXT).from_string(source)
+def render(
+    sources: Sources,
+    values: Mapping[str, object],
+    subject: Occasion,
+    body: Occasion,
+    *,
+    show_gaps: bool = False,
+) -> Rendered:
+    """Render all parts of a message; `subject` and `body` say what spintax picks there.
 
-
-def fill(source: str, values: Mapping[str, object], *, html: bool = False) -> str:
-    """Render one template; values are HTML-escaped when `html`.
-
-    Raises `MissingVariable` and `TemplateError`. Compiled templates are cached
-    by their source: a changed step is another source.
+    Raises `TemplateError`, and `MissingVariable` unless `show_gaps`: then each
+    missing variable stands as `[name]` and is listed.
     """
-    try:
-        return _compile(source, html).render(values)
-    except UndefinedError as error:
-        raise MissingVariable(_undefined_name(error)) from error
-    except LiquidError as error:
-        raise TemplateError(str(error.message)) from error
-    except RecursionError as error:
-        raise TemplateError("the template is nested too deeply") from error
-
-
-def render(sources: Sources, values: Mapping[str, object]) -> Rendered:
-    """Render all parts of a step; raises `MissingVariable` and `TemplateError`."""
-    if not (sources.text and sources.text.strip()) and not (sources.html and sources.html.strip()):
+    if not _has(sources.text) and not _has(sources.html):
         raise TemplateError("the step has neither a text nor an HTML template")
-    return Rendered(
-        subject=fill(sources.subject or "", values),
-        text=fill(sources.text, values) if sources.text and sources.text.strip() else None,
-        html=fill(sources.html, values, html=True)
-        if sources.html and sources.html.strip()
-        else None,
-    )
-
-
-def render_with_gaps(
-    sources: Sources, values: Mapping[str, object]
-) -> tuple[Rendered, tuple[str, ...]]:
-    """Render for a preview: each missing variable shows as `[name]` and is listed.
-
-    Raises `TemplateError`.
-    """
     shown = dict(values)
     missing: list[str] = []
     while True:
         try:
-            return render(sources, shown), tuple(missing)
+            return Rendered(
+                subject=fill(sources.subject or "", shown, subject),
+                text=_fill(sources.text, shown, body, html=False),
+                html=_fill(sources.html, shown, body, html=True),
+                signature_text=_fill(sources.signature_text, shown, body, html=False),
+                signature_html=_fill(sources.signature_html, shown, body, html=True),
+                missing=tuple(missing),
+            )
         except MissingVariable as gap:
-            root = gap.name.split(".", 1)[0].split("[", 1)[0]
+            if not show_gaps:
+                raise
             if gap.name in missing:
                 raise TemplateError(f"{gap.name} cannot be shown") from gap
             missing.append(gap.name)
-            _put_gap(shown, gap.name, root)
+            _put_gap(shown, gap.name)
 
 
-def _put_gap(shown: dict[str, object], name: str, root: str) -> None:
+def _has(source: str | None) -> bool:
+    return bool(source and source.strip())
+
+
+def _fill(
+    source: str | None, values: Mapping[str, object], occasion: Occasion, *, html: bool
+) -> str | None:
+    return fill(source, values, occasion, html=html) if source and source.strip() else None
+
+
+def _put_gap(shown: dict[str, object], name: str) -> None:
+    root = name.split(".", 1)[0].split("[", 1)[0]
     inner = name.removeprefix(f"{root}.")
     held = shown.get(root)
     if inner != name and isinstance(held, dict):
         shown[root] = {**held, inner: f"[{name}]"}
     else:
         shown[root] = f"[{name}]"
-
-
-def _undefined_name(error: UndefinedError) -> str:
-    # The error carries its text only: "'a' is undefined" or "a.b is undefined".
-    return str(error.message).removesuffix(" is undefined").strip("'")

@@ -10,10 +10,11 @@ WITH asked AS (
         CAST(:workspaces AS bigint[]), CAST(:jobs AS bigint[]), CAST(:fences AS int[]),
         CAST(:enrollments AS bigint[]), CAST(:campaigns AS bigint[]), CAST(:steps AS int[]),
         CAST(:mailboxes AS bigint[]), CAST(:providers AS text[]), CAST(:not_afters AS timestamptz[]),
-        CAST(:message_ids AS text[]), CAST(:subjects AS text[]), CAST(:references AS jsonb[])
+        CAST(:message_ids AS text[]), CAST(:subjects AS text[]), CAST(:references AS jsonb[]),
+        CAST(:variants AS text[])
     ) AS t (
         workspace_id, job_id, fence, enrollment_id, campaign_id, step, mailbox_id, provider,
-        not_after, message_id, subject, references_
+        not_after, message_id, subject, references_, variant
     )
 ),
 verdict AS MATERIALIZED (
@@ -47,15 +48,16 @@ written_attempt AS (
 written_message AS (
     INSERT INTO sender.message AS m (
         workspace_id, job_id, enrollment_id, campaign_id, step, mailbox_id, message_id, subject,
-        references_
+        references_, variant
     )
     SELECT
         c.workspace_id, c.job_id, c.enrollment_id, c.campaign_id, c.step, c.mailbox_id,
-        c.message_id, c.subject, ARRAY(SELECT jsonb_array_elements_text(c.references_))
+        c.message_id, c.subject, ARRAY(SELECT jsonb_array_elements_text(c.references_)),
+        c.variant
     FROM claimed AS c
     ON CONFLICT (workspace_id, job_id) DO UPDATE
     SET mailbox_id = excluded.mailbox_id, subject = excluded.subject,
-        references_ = excluded.references_
+        references_ = excluded.references_, variant = excluded.variant
     RETURNING m.workspace_id, m.job_id, m.message_id
 )
 SELECT v.workspace_id, v.job_id, v.claimed, v.reason, clock_timestamp() AS db_now, m.message_id
