@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from bench.measure import Result
-from bench.rows import enrollment, explain, lateness, memory, message, pacing
+from bench.rows import enrollment, explain, lateness, memory, message, pacing, standstill
 
 Row = Callable[[int], list[Result]]
 
@@ -16,4 +16,6 @@ ROWS: Final[Mapping[int, Row]] = {
     8: enrollment.measure,
     10: message.measure,
     11: explain.measure,
+    12: standstill.measure_pause,
+    13: standstill.measure_wait,
 }
