@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,6 +27,8 @@ _IDLE_POLL_S: Final = 0.5
 _IDLE_LOOKS: Final = 20
 _SWEEP_S: Final = 1.0
 _GATHER_S: Final = 0.05
+# Each keeps a backend of Postgres busy.
+_LEASES_AT_ONCE: Final = 2
 _HORIZON_S: Final = 120.0
 _CHANGES: Final = 500
 # A sender that claims at the last moment has committed long before.
@@ -207,29 +209,31 @@ class Pacer:
         """Call the store for each workspace whose time has come, and lease what it proposes.
 
         Goes on while there is more, for a moment at most. The store proposes the next batch while
-        Postgres leases one; after refusals it is corrected before it proposes again.
+        Postgres leases those before; after refusals it is corrected before it proposes again.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + _POLL_S
         lost: list[int] = []
         refused: dict[int, list[Refusal]] = defaultdict(list)
-        lease: asyncio.Task[None] | None = None
+        leases: deque[asyncio.Task[None]] = deque()
         try:
             while ready := [one for one, due in self._due.items() if due <= now]:
                 stale, proposals, lost = await self._propose(ready)
-                if lease is not None:
-                    await lease
-                # Compiled of what is used with the batch before.
+                # What is stale is compiled of what is used with the batches before.
+                while leases and (stale or len(leases) == _LEASES_AT_ONCE):
+                    await leases.popleft()
                 for workspace, mailboxes in stale.items():
                     await self._state.compile(workspace, mailboxes)
                     self._due[workspace] = loop.time()
-                lease = asyncio.create_task(self._lease(proposals, refused))
+                leases.append(asyncio.create_task(self._lease(proposals, refused)))
                 now = loop.time()
                 if lost or refused or now >= end:
                     break
         finally:
-            if lease is not None:
-                await lease
+            # All come to their end before one's failure is told.
+            for ended in await asyncio.gather(*leases, return_exceptions=True):
+                if ended is not None:
+                    raise ended
         for workspace, refusals in refused.items():
             await self._correct(workspace, refusals)
         for workspace in lost:
