@@ -79,7 +79,7 @@ class Machine(ABC):
             case "POST", ("faults",):
                 return Response.of(200, asdict(self.fail(**content)))
             case "DELETE", ("faults",):
-                self.faults.waiting.clear()
+                self.faults.clear()
                 return Response.of(200, {})
             case "GET", ("faults",):
                 waiting = [asdict(one) for one in self.faults.waiting]

@@ -66,6 +66,10 @@ class Faults:
         self.waiting.append(fault)
         return fault
 
+    def clear(self) -> None:
+        """Let nothing go wrong any more."""
+        self.waiting.clear()
+
     def take(self, operation: str, mailbox: str | None) -> Fault | None:
         """Return, and use up, what goes wrong with a request of this operation and mailbox."""
         for fault in self.waiting:

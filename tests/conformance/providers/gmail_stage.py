@@ -1,5 +1,6 @@
 """Gmail on stage, against its twin, under each kind of grant."""
 
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from tests.conformance.providers.stage import RECIPIENT, SENDER, Case, Entry, Ta
 from tests.twins.gmail.mailbox import Mailbox
 from tests.twins.gmail.oauth import CLIENT_ID, CLIENT_SECRET, PREFIX
 from tests.twins.gmail.server import GmailTwin, running
+from tests.twins.tls import ServerTls
 
 from paceline_providers.api import Api, ApiTimeouts
 from paceline_providers.base import Capabilities
@@ -26,12 +28,15 @@ _FAULTS: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
     "reset_before": ("reset_before", {}),
     "reset_in_body": ("reset_in_body", {}),
     "reset_after": ("reset_after", {}),
+    "reset_in_answer": ("reset_in_answer", {}),
     "hang": ("hang", {}),
     "done_then_hang": ("done_then_hang", {}),
     "done_later": ("done_later", {"delay_s": 3.0}),
     "done_then_5xx": ("done_then_status", {"status": 503, "code": "backendError"}),
     "not_done_5xx": ("status", {"status": 500, "code": "backendError"}),
     "slow_loris": ("slow_loris", {"delay_s": 0.05}),
+    "rewritten_id": ("reset_after", {}),
+    "lagging_sent": ("reset_after", {}),
     "throttled": ("status", {"status": 429, "code": "rateLimitExceeded", "retry_after_s": 77}),
     "too_fast": (
         "status",
@@ -47,12 +52,19 @@ _FENCED: Final = {
     "reset_before": Case("InDoubt", None, 0, "unsent"),
     "reset_in_body": Case("InDoubt", None, 0, "unsent"),
     "reset_after": Case("InDoubt", None, 1, "sent"),
+    # The status had come; what it named had not.
+    "reset_in_answer": Case("Accepted", None, 1, "sent"),
     "hang": Case("InDoubt", None, 0, "unsent"),
     "done_then_hang": Case("InDoubt", None, 1, "sent"),
     "done_later": Case("InDoubt", None, 0, "unsent"),
     "done_then_5xx": Case("InDoubt", None, 1, "sent"),
     "not_done_5xx": Case("InDoubt", None, 0, "unsent"),
     "slow_loris": Case("InDoubt", None, 1, "sent"),
+    "rewritten_id": Case("InDoubt", None, 1, "sent"),
+    "lagging_sent": Case("InDoubt", None, 1, "sent", later_s=301),
+    "expired_token": Case("Accepted", None, 1, "sent"),
+    "revoked_token": Case("Deferred", _AUTH, 0, "unsent"),
+    "late_report": Case("Accepted", None, 1, "sent"),
     "throttled": Case("Deferred", _LIMIT, 0, "unsent", retry_after_s=77),
     "too_fast": Case("Deferred", _SOFT, 0, "unsent"),
     "quota": Case("Deferred", _LIMIT, 0, "unsent", retry_after_s=3600),
@@ -69,7 +81,7 @@ _UNFENCED: Final = _FENCED | {
 }
 # Without a look at sent mail nothing can be proven at all.
 _BLIND: Final = {
-    name: replace(case, final="in_doubt") if case.outcome == "InDoubt" else case
+    name: replace(case, final="in_doubt", later_s=0.0) if case.outcome == "InDoubt" else case
     for name, case in _UNFENCED.items()
 }
 
@@ -111,9 +123,23 @@ class GmailStage:
     capabilities: Capabilities
 
     def strike(self, fault: str) -> None:
-        if fault == "quota":
-            self.mailbox.conduct.sends_per_day = 0
-            return
+        match fault:
+            case "quota":
+                self.mailbox.conduct.sends_per_day = 0
+                return
+            case "rewritten_id":
+                self.rewrite_message_ids()
+            case "lagging_sent":
+                self.hide_sent(300)
+            case "expired_token":
+                self.expire_sign_in()
+                return
+            case "revoked_token":
+                self.revoke_sign_in()
+                return
+            case "late_report":
+                self.mailbox.conduct.bounces_after_s = 3600
+                return
         kind, more = _FAULTS[fault]
         for operation in _SENDS:
             self.twin.fail(operation, kind, **more)  # type: ignore[arg-type]  # a FaultKind
@@ -150,6 +176,21 @@ class GmailStage:
 
     def nobody_listens(self) -> GmailProvider:
         return replace(self.provider, base_url="http://127.0.0.1:1")
+
+    @asynccontextmanager
+    async def named(self, *, right: bool) -> AsyncIterator[GmailProvider]:
+        secure = ServerTls()
+        secure.name_is(right=right)
+        twin = GmailTwin(secure=secure)
+        twin.add_mailbox(SENDER)
+        trust = ssl.create_default_context(cadata=secure.authority.pem().decode())
+        async with (
+            running(twin) as (_, url),
+            httpx.AsyncClient(trust_env=False, verify=trust) as http,
+        ):
+            granted = twin.identity.grant(SENDER, tuple(self.provider.settings.scopes))
+            api = replace(self.provider.api, http=http, tokens=TwinTokens(http, url, granted))
+            yield replace(self.provider, api=api, base_url=url)
 
 
 async def _at_once(_: float) -> None:

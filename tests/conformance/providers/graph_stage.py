@@ -1,5 +1,6 @@
 """Graph on stage, against its twin, under each kind of grant."""
 
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from tests.conformance.providers.stage import RECIPIENT, SENDER, Case, Entry, Ta
 from tests.twins.graph.mailbox import Mailbox
 from tests.twins.graph.oauth import CLIENT_ID, CLIENT_SECRET
 from tests.twins.graph.server import GraphTwin, running
+from tests.twins.tls import ServerTls
 
 from paceline_providers.aadsts import token_failure
 from paceline_providers.api import Api, ApiTimeouts
@@ -34,6 +36,8 @@ _FAULTS: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
     "done_then_504": ("done_then_status", {"status": 504, "code": "gatewayTimeout"}),
     "not_done_5xx": ("status", {"status": 500, "code": "generalException"}),
     "slow_loris": ("slow_loris", {"delay_s": 0.05}),
+    "rewritten_id": ("reset_after", {}),
+    "lagging_sent": ("reset_after", {}),
     "throttled": (
         "status", {"status": 429, "code": "ApplicationThrottled", "retry_after_s": 77},
     ),
@@ -47,6 +51,7 @@ _FAULTS: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
     "refused_sender": ("status", {"status": 403, "code": "ErrorSendAsDenied"}),
     "not_permitted": ("status", {"status": 403, "code": "ErrorAccessDenied"}),
     "lost_item": ("status", {"status": 404, "code": "ErrorItemNotFound"}),
+    "duplicate_202": ("reset_after", {}),
 }  # fmt: skip
 
 # A send request is small: it leaves as a whole before a reset can stop it.
@@ -62,6 +67,11 @@ _FENCED: Final = {
     "done_then_504": Case("InDoubt", None, 1, "sent"),
     "not_done_5xx": Case("InDoubt", None, 0, "unsent"),
     "slow_loris": Case("InDoubt", None, 1, "sent"),
+    "rewritten_id": Case("InDoubt", None, 1, "sent"),
+    "lagging_sent": Case("InDoubt", None, 1, "sent", later_s=301),
+    "expired_token": Case("Accepted", None, 1, "sent"),
+    "revoked_token": Case("Deferred", _AUTH, 0, "unsent"),
+    "late_report": Case("Accepted", None, 1, "sent"),
     "throttled": Case("Deferred", _SOFT, 0, "unsent", retry_after_s=77),
     "throttled_503": Case("Deferred", _SOFT, 0, "unsent", retry_after_s=77),
     "quota": Case("Deferred", _LIMIT, 0, "unsent", retry_after_s=3600),
@@ -69,6 +79,8 @@ _FENCED: Final = {
     "refused_sender": Case("Rejected", _CONFIG, 0, "unsent"),
     "not_permitted": Case("Deferred", _AUTH, 0, "unsent"),
     "lost_item": Case("InDoubt", None, 0, "unsent"),
+    "duplicate_202": Case("InDoubt", None, 1, "sent"),
+    "daily_limit": Case("Deferred", _LIMIT, 0, "unsent"),
 }
 # Without a fence what was not done cannot be proven so.
 _UNFENCED: Final = {
@@ -77,7 +89,7 @@ _UNFENCED: Final = {
 } | {"done_later": Case("InDoubt", None, 1, "in_doubt")}
 # Without a look at sent mail nothing can be proven at all.
 _BLIND: Final = {
-    name: replace(case, final="in_doubt") if case.outcome == "InDoubt" else case
+    name: replace(case, final="in_doubt", later_s=0.0) if case.outcome == "InDoubt" else case
     for name, case in _UNFENCED.items()
 }
 
@@ -117,6 +129,25 @@ class GraphStage:
     capabilities: Capabilities
 
     def strike(self, fault: str) -> None:
+        match fault:
+            case "rewritten_id":
+                self.rewrite_message_ids()
+            case "lagging_sent":
+                self.hide_sent(300)
+            case "duplicate_202":
+                self.mailbox.conduct.resends = True
+            case "daily_limit":
+                self.mailbox.conduct.sends_per_day = 0
+                return
+            case "expired_token":
+                self.expire_sign_in()
+                return
+            case "revoked_token":
+                self.revoke_sign_in()
+                return
+            case "late_report":
+                self.mailbox.conduct.ndr_after_s = 3600
+                return
         kind, more = _FAULTS[fault]
         for operation in _SENDS:
             self.twin.fail(operation, kind, **more)  # type: ignore[arg-type]  # a FaultKind
@@ -153,6 +184,21 @@ class GraphStage:
 
     def nobody_listens(self) -> GraphProvider:
         return replace(self.provider, base_url="http://127.0.0.1:1")
+
+    @asynccontextmanager
+    async def named(self, *, right: bool) -> AsyncIterator[GraphProvider]:
+        secure = ServerTls()
+        secure.name_is(right=right)
+        twin = GraphTwin(secure=secure)
+        twin.add_mailbox(SENDER)
+        trust = ssl.create_default_context(cadata=secure.authority.pem().decode())
+        async with (
+            running(twin) as (_, url),
+            httpx.AsyncClient(trust_env=False, verify=trust) as http,
+        ):
+            granted = twin.identity.grant(SENDER, self.provider.granted)
+            api = replace(self.provider.api, http=http, tokens=TwinTokens(http, url, granted))
+            yield replace(self.provider, api=api, base_url=url)
 
 
 async def _at_once(_: float) -> None:

@@ -25,7 +25,8 @@ class Case:
 
     `outcome` is the name of the outcome's type and `outcome_class` its class, where it has
     one; `taken`: how often the provider took the message, ever; `final`: what is known once
-    everything was looked at.
+    everything was looked at, after `later_s` where sent mail shows late. `lies`: the provider
+    took it and said that it did not, in words that leave no doubt.
     """
 
     outcome: str
@@ -34,6 +35,8 @@ class Case:
     final: Final
     big: bool = False
     retry_after_s: int | None = None
+    later_s: float = 0.0
+    lies: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,13 @@ class Stage(Protocol):
 
     def nobody_listens(self) -> Provider:
         """Return the same provider pointed at a port where nobody listens."""
+        ...
+
+    def named(self, *, right: bool) -> AbstractAsyncContextManager[Provider]:
+        """Run the other side over TLS, by its right name or by another; give a provider to it.
+
+        The certificate's authority is trusted either way.
+        """
         ...
 
 

@@ -53,8 +53,8 @@ class Script:
 class ScriptedSmtp:
     """A running server and what it saw, one entry per connection; see `wire.Host`."""
 
-    script: Script
-    port: int = 0
+    port: int
+    script: Script = field(default_factory=Script)
     connections: list[Seen] = field(default_factory=list)
 
     @property
@@ -101,6 +101,6 @@ class ScriptedSmtp:
 @asynccontextmanager
 async def scripted(script: Script, host: str = "127.0.0.1") -> AsyncIterator[ScriptedSmtp]:
     """Run a scripted server on a free port until the block ends."""
-    running = ScriptedSmtp(script)
+    running = ScriptedSmtp(0, script)
     async with listening(running, host) as running.port:
         yield running

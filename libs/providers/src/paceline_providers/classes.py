@@ -18,6 +18,9 @@ Phase = Literal["connect", "auth", "mail", "rcpt", "data", "body", "dsn"]
 """Where a reply came: the greeting up to TLS, AUTH, MAIL FROM, RCPT TO, DATA, after the
 final dot, or in a delivery report."""
 
+# The rule of a permanent refusal that tells nothing else.
+NO_REASON_FOR_GOOD: Final = "permanent-for-no-known-reason"
+
 _STATUS: Final = re.compile(r"\b([245])\.(\d{1,3})\.(\d{1,3})\b", re.ASCII)
 _STATUS_CONDITION: Final = re.compile(r"none|([45x])\.(x|\d+)\.(x|\d+(?:-\d+)?)", re.ASCII)
 _CODE_CONDITION: Final = re.compile(r"none|[2-5]\d{0,2}", re.ASCII)

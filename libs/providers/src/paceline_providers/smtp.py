@@ -39,7 +39,13 @@ from paceline_providers.base import (
     Unsent,
     UnsentReason,
 )
-from paceline_providers.classes import OutcomeClass, Phase, enhanced_status, rule_for
+from paceline_providers.classes import (
+    NO_REASON_FOR_GOOD,
+    OutcomeClass,
+    Phase,
+    enhanced_status,
+    rule_for,
+)
 from paceline_providers.hosts import HostPolicy, HostRefused
 from paceline_providers.proof import TokenRefused, Tokens, TokenUnavailable
 from paceline_providers.smtp_auth import Auth, NotOffered, sign_in
@@ -311,8 +317,11 @@ class _Reply:
     def means(self, phase: Phase) -> OutcomeClass:
         return rule_for(self.code, self.status, self.text, phase).outcome_class
 
-    def refusal(self, phase: Phase) -> Deferred | Rejected:
-        """Return what a reply that is not the awaited one makes of the submission."""
+    def refusal(self, phase: Phase, *, whole: bool = False) -> Deferred | Rejected:
+        """Return what a reply that is not the awaited one makes of the submission.
+
+        `whole`: the final dot had been given.
+        """
         rule = rule_for(self.code, self.status, self.text, phase)
         meaning = rule.outcome_class
         for_good = self.code >= 500 and meaning in (
@@ -320,6 +329,9 @@ class _Reply:
             OutcomeClass.BLOCK,
             OutcomeClass.CONFIG,
         )
+        # A server that has the whole message and says no for no reason is not given it again
+        # (RFC 5321 §4.2.1): some have taken it by then.
+        for_good |= whole and rule.name == NO_REASON_FOR_GOOD
         kind = Rejected if for_good else Deferred
         return kind(meaning, rule.about or phase, self.code, self.status, self.text)
 
@@ -442,7 +454,7 @@ class _Submission:
             queued_as = (named[1] or named[2]) if named else None
             return Accepted(queued_as, reply.code, reply.text)
         if reply.code // 100 in (4, 5):
-            return reply.refusal("body")
+            return reply.refusal("body", whole=True)
         return InDoubt(f"after the final dot: {reply.code} {reply.text}")
 
 
