@@ -280,6 +280,11 @@ def test_only_hard_and_block_end_a_message_at_once() -> None:
     )
 
 
+def test_a_whole_message_refused_for_no_reason_is_not_sent_again() -> None:
+    assert say(Answer("rejected", "soft", code=554)) == Decision("rejected", "soft", "refused")
+    assert say(Answer("deferred", "soft", code=451)).outcome == "deferred"
+
+
 def test_what_speaks_of_the_mailbox_holds_the_mailbox_and_keeps_the_message() -> None:
     limit = say(Answer("rejected", "limit", code=550))
     assert (limit.outcome, limit.retry_at) == ("deferred", NOW + timedelta(hours=24))

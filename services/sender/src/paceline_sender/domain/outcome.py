@@ -7,8 +7,8 @@ accepted is ever tried again.
 """
 
 import random
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Final, Literal
 
 from paceline_sender.domain import retry
@@ -17,10 +17,17 @@ Kind = Literal["accepted", "deferred", "rejected", "in_doubt", "unsent"]
 OutcomeClass = Literal["hard", "soft", "block", "limit", "auth", "config", "ambig"]
 Outcome = Literal["accepted", "deferred", "rejected", "failed", "in_doubt", "unsent"]
 HoldReason = Literal[
-    "auth_failed", "connect_failed", "limited", "sender_refused", "credential_unreadable"
+    "auth_failed",
+    "grant_revoked",
+    "connect_failed",
+    "limited",
+    "sender_refused",
+    "credential_unreadable",
 ]
 
 MAX_TEXT: Final = 1000
+# A shorter wish to wait is kept within the process: a gate of seconds would only be noise.
+THROTTLE_HOLD_FROM: Final = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +36,11 @@ class Answer:
 
     `kind` unsent: MAIL FROM or the send request never left. `at_sender`: the
     refusal came at MAIL FROM and so speaks of the mailbox, not of the message.
-    `retry_at` is the provider's own wish. `text` is the server's own words.
+    `by_grant`: the mailbox signs in by an OAuth grant, whose `credential_version` was
+    used. `retry_at` is the provider's own wish. `text` is the server's own words.
+
+    `message_id` is what recipients see where it was read back; `thread_id` the provider's
+    conversation.
     """
 
     kind: Kind
@@ -41,6 +52,10 @@ class Answer:
     provider_message_id: str | None = None
     retry_at: datetime | None = None
     at_sender: bool = False
+    message_id: str | None = None
+    thread_id: str | None = None
+    by_grant: bool = False
+    credential_version: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +90,14 @@ class History:
     connect_failures: int = 0
 
 
-def decide(answer: Answer, history: History, now: datetime, rng: random.Random) -> Decision:
-    """Return what follows from `answer`; `history` does not count it yet."""
+def decide(
+    answer: Answer, history: History, now: datetime, rng: random.Random, *, claimed: bool = True
+) -> Decision:
+    """Return what follows from `answer`; `history` does not count it yet.
+
+    Without a claim the answer was to something ahead of the submission: what would be tried
+    again costs no capacity, and what never can be sent fails.
+    """
     match answer.kind:
         case "accepted":
             return Decision("accepted", None, "accepted")
@@ -85,15 +106,19 @@ def decide(answer: Answer, history: History, now: datetime, rng: random.Random) 
         case "unsent":
             return _unsent(answer, history, now, rng)
         case "deferred" | "rejected":
-            return _refused(answer, history, now, rng)
+            decision = _refused(answer, history, now, rng)
+            if claimed:
+                return decision
+            if decision.outcome == "deferred":
+                return replace(decision, outcome="unsent")
+            return replace(decision, outcome="failed", reason="message_refused")
 
 
 def _unsent(answer: Answer, history: History, now: datetime, rng: random.Random) -> Decision:
     match answer.outcome_class:
         case "auth":
-            return Decision(
-                "unsent", "auth", answer.reason or "auth_failed", None, Hold("auth_failed", None)
-            )
+            why = _signed_out(answer)
+            return Decision("unsent", "auth", answer.reason or why, None, Hold(why, None))
         case "limit":
             until = answer.retry_at or now + retry.CONNECT_HOLD
             return Decision(
@@ -102,6 +127,12 @@ def _unsent(answer: Answer, history: History, now: datetime, rng: random.Random)
         case None:
             # Our own doing (too late, stopping): nothing is known against the mailbox.
             return Decision("unsent", None, answer.reason or "unsent", answer.retry_at)
+        case "soft" if answer.retry_at is not None:
+            # It was reached, and says itself when it will take more.
+            reason = answer.reason or "throttled"
+            return Decision(
+                "unsent", "soft", reason, answer.retry_at, _throttled(answer.retry_at, now)
+            )
         case failed_class:
             failures = history.connect_failures + 1
             until = now + retry.CONNECT_HOLD
@@ -125,7 +156,7 @@ def _refused(answer: Answer, history: History, now: datetime, rng: random.Random
             until = answer.retry_at or now + retry.LIMIT_HOLD
             return Decision("deferred", "limit", "limit", until, Hold("limited", until))
         case "auth":
-            return Decision("deferred", "auth", "auth", later, Hold("auth_failed", None))
+            return Decision("deferred", "auth", "auth", later, Hold(_signed_out(answer), None))
         case "config" if answer.at_sender:
             return Decision(
                 "deferred",
@@ -140,11 +171,24 @@ def _refused(answer: Answer, history: History, now: datetime, rng: random.Random
             return Decision("rejected", "hard", "hard_bounce")
         case "block" if answer.kind == "rejected":
             return Decision("rejected", "block", "blocked")
+        case "soft" if answer.kind == "rejected":
+            # The whole message had left, and the no came with no reason.
+            return Decision("rejected", "soft", "refused")
     if soft is None:
         return Decision("rejected", "soft", "given_up")
     wanted = max(soft, answer.retry_at) if answer.retry_at else soft
     found = answer.outcome_class or "soft"
-    return Decision("deferred", found, found, wanted)
+    hold = _throttled(answer.retry_at, now) if answer.retry_at else None
+    return Decision("deferred", found, found, wanted, hold)
+
+
+def _signed_out(answer: Answer) -> HoldReason:
+    # An account that its provider has stopped is not mended by a new consent.
+    return "grant_revoked" if answer.by_grant and not answer.at_sender else "auth_failed"
+
+
+def _throttled(until: datetime, now: datetime) -> Hold | None:
+    return Hold("limited", until) if until - now >= THROTTLE_HOLD_FROM else None
 
 
 def trim(text: str | None) -> str | None:
@@ -156,6 +200,7 @@ def trim(text: str | None) -> str | None:
 
 REMEDIES: Final[dict[HoldReason, str]] = {
     "auth_failed": "The server refused the user name or password: connect the mailbox again.",
+    "grant_revoked": "The provider no longer honours the grant: connect the mailbox again.",
     "connect_failed": "The server cannot be reached: check host, port and TLS mode.",
     "limited": "The provider's sending limit is reached: the mailbox waits until it is lifted.",
     "sender_refused": "The server does not let this mailbox send from its address.",
