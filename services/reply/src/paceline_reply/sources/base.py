@@ -79,7 +79,7 @@ class Source(Protocol):
         ...
 
     def read(self, place: Place, known: Known) -> AsyncIterator[Step]:
-        """Give what came behind `place`; raises `PlaceLost`.
+        """Give what came behind `place`, up to `open` or the last `wait`; raises `PlaceLost`.
 
         Messages that were deleted meanwhile, and `known` ones, are passed over.
         """
