@@ -42,6 +42,7 @@ def database(original: type[psycopg.Error]) -> DBAPIError:
         database(errors.InvalidPassword),
         database(errors.UndefinedTable),
         database(psycopg.OperationalError),
+        database(errors.ConnectionTimeout),
         database(psycopg.InterfaceError),
         PoolTimeout(),
         ConnectionResetError(),

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgspec
+import psycopg
 from aiokafka import ConsumerRecord
 from aiokafka.errors import KafkaError
 from sqlalchemy import text
@@ -86,10 +87,9 @@ def classify(error: BaseException) -> Fault:
     if isinstance(error, DBAPIError):
         state = sqlstate(error)
         if state is None:
-            lost = error.connection_invalidated or type(error.orig).__name__ in (
-                "OperationalError",
-                "InterfaceError",
-                "PoolTimeout",
+            # The connection's own failures, timeouts of connecting among them, have no state.
+            lost = error.connection_invalidated or isinstance(
+                error.orig, psycopg.OperationalError | psycopg.InterfaceError
             )
             return Fault.DEPENDENCY if lost else Fault.EVENT
         if state[:2] in _LOST_CLASSES or state in _LOST_CODES:

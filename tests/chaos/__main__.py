@@ -1,0 +1,206 @@
+"""`python -m tests.chaos`: break the house on purpose, and let somebody else judge what is left."""
+
+import asyncio
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from paceline_common import failpoints
+from tests.chaos.campaign import Customer
+from tests.chaos.checker import check
+from tests.chaos.controller import LEAST, Controller, Tally
+from tests.chaos.diary import Diary
+from tests.chaos.evidence import gather
+from tests.chaos.house import TWINS, House, default_run
+from tests.chaos.report import RULES, Done, compose
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+
+REPORT: Final = "report.json"
+BROKEN: Final = 1
+_SHORT: Final = 100
+_PATIENCE_S: Final = 240.0
+_RUN: Final = default_run()
+RunDir = Annotated[
+    Path, typer.Option("--run", help="directory of the stack and its report", envvar="CHAOS_RUN")
+]
+
+
+class Board:
+    """Shows a run while it goes on: a live table, or a line now and then without a terminal."""
+
+    def __init__(self, console: Console, kills: int, *, quiet: bool) -> None:
+        self._console, self._kills, self._quiet = console, kills, quiet
+        self._began = time.monotonic()
+        self._told = 0.0
+        live = console.is_terminal and not quiet
+        self._live = Live(console=console, refresh_per_second=4) if live else None
+
+    def __enter__(self) -> "Board":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Return seconds since it was made."""
+        return time.monotonic() - self._began
+
+    def say(self, line: str) -> None:
+        """Print one line."""
+        if not self._quiet:
+            self._console.print(f"[dim]{self.elapsed_s:6.1f} s[/]  {escape(line)}", highlight=False)
+
+    def show(self, tally: Tally, faults: Counter[str]) -> None:
+        """Show where a run is."""
+        if self._live:
+            self._live.update(self._table(tally, faults))
+        elif not self._quiet and time.monotonic() - self._told > 5:
+            self._told = time.monotonic()
+            self.say(
+                f"{tally.phase}: {tally.kills}/{self._kills} kills at {len(tally.transitions)}"
+                f" transitions, {faults.total()} faults, {tally.open}"
+            )
+
+    def _table(self, tally: Tally, faults: Counter[str]) -> Table:
+        table = Table(title=f"{tally.phase} · {self.elapsed_s:.0f} s", show_header=False)
+        table.add_row("kills", f"{tally.kills} of {self._kills}")
+        table.add_row("transitions", f"{len(tally.transitions)} of {len(failpoints.declared())}")
+        table.add_row("faults", ", ".join(f"{n} {c}" for n, c in sorted(faults.items())))
+        table.add_row("ahead", str(tally.open or ""))
+        return table
+
+
+@app.command()
+def run(
+    *,
+    kills: Annotated[int, typer.Option(min=1, help="how many processes to kill")] = 500,
+    seed: Annotated[int, typer.Option(help="what is drawn follows from it")] = 1,
+    run_dir: RunDir = _RUN,
+    keep: Annotated[bool, typer.Option("--keep", help="leave the house up")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print only the report")] = False,
+) -> None:
+    """Run chaos; exit 0 when every promise held, 1 when one did not, 3 when it could not run."""
+    # SIGTERM ends it as Ctrl-C does: in order.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    console = Console(stderr=as_json)
+    folder = run_dir.resolve()
+    house = House(folder)
+    code = 3
+    try:
+        with Board(console, kills, quiet=as_json) as board:
+            house.up(board.say)
+            asyncio.run(_drive(house, kills, seed, board))
+            verdict = subprocess.run(
+                [sys.executable, "-m", "tests.chaos", "verdict", "--run", str(folder), "--json"],
+                check=False, stdout=subprocess.PIPE, text=True,
+            )  # fmt: skip
+            code = verdict.returncode
+        if as_json:
+            typer.echo(verdict.stdout, nl=False)
+        else:
+            _tell(console, folder)
+    finally:
+        if not keep:
+            house.down()
+    raise typer.Exit(code)
+
+
+async def _drive(house: House, kills: int, seed: int, board: Board) -> None:
+    customer = Customer(house, random.Random(f"{seed} customer"), is_short=kills < _SHORT)
+    controller = Controller(house, customer, seed, kills, board.show)
+    try:
+        tally = await controller.run(_PATIENCE_S)
+    finally:
+        await customer.close()
+        customer.diary.write(_evidence(house.stack.layout.run) / "diary.json")
+    least = LEAST if kills >= LEAST * len(controller.points) else 0
+    Done(
+        kills=tally.kills,
+        transitions={one.key: tally.transitions[one.key] for one in controller.points},
+        faults={name: controller.faults.counts[name] for name in controller.faults.names},
+        crashed=tally.crashed,
+        rested=tally.rested,
+        took_s=round(board.elapsed_s, 1),
+        least=least,
+    ).write(_evidence(house.stack.layout.run) / "done.json")
+
+
+def _evidence(run_dir: Path) -> Path:
+    folder = run_dir / "evidence"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@app.command()
+def verdict(
+    *,
+    run_dir: RunDir = _RUN,
+    as_json: Annotated[bool, typer.Option("--json", help="print the report")] = False,
+) -> None:
+    """Judge what a run left: providers' truth and the ledger, without asking Paceline."""
+    folder = run_dir.resolve()
+    house = House(folder)
+    diary = Diary.read(_evidence(folder) / "diary.json")
+    evidence = gather(
+        diary,
+        dsn=house.stack.dsn(),
+        postfix_log=house.stack.mailhost.log_path,
+        maildirs=house.stack.mailhost.maildir("x@example.test").parents[1],
+        twins={twin: house.twin_url(twin) for twin in TWINS},
+    )
+    breaches, doubts = check(diary, evidence)
+    report, findings = compose(
+        Done.read(_evidence(folder) / "done.json"), evidence, breaches, doubts
+    )
+    (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n")
+    (folder / "findings.txt").write_text("".join(f"{line}\n" for line in findings))
+    if as_json:
+        typer.echo(json.dumps(report, indent=2))
+    raise typer.Exit(0 if report["ok"] else BROKEN)
+
+
+@app.command()
+def points() -> None:
+    """List every declared transition."""
+    failpoints.main()
+
+
+def _tell(console: Console, folder: Path) -> None:
+    report: dict[str, Any] = json.loads((folder / REPORT).read_text())
+    table = Table("promise", "breaches", title="Chaos, as the providers saw it")
+    for rule in RULES:
+        mark = "[green]0[/]" if not report[rule] else f"[bold red]{report[rule]}[/]"
+        table.add_row(rule, mark)
+    console.print(table)
+    for line in (folder / "findings.txt").read_text().splitlines()[:60]:
+        console.print(f"  {escape(line)}", soft_wrap=True, highlight=False)
+    killed = [one["killed_at"] for one in report["transitions"].values()]
+    console.print(
+        f"{report['kills']} kills, {sum(map(bool, killed))} of {len(killed)} transitions"
+        f" (least {min(killed)}), {sum(report['faults'].values())} faults,"
+        f" {report['submissions']} submissions, {report['jobs']} jobs,"
+        f" {report['in_doubt_open']} in doubt, {report['took_s']} s:"
+        f" {'ok' if report['ok'] else 'BROKEN'}"
+    )
+    console.print(f"report: {folder / REPORT}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,314 @@
+"""The customer of a chaos run: mailboxes, campaigns, leads in batches, changes of mind.
+
+Everything goes through the public API and is repeated until it is answered; what was answered
+is noted in the diary.
+"""
+
+import asyncio
+import csv
+import io
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from typing import Any, Final
+
+import httpx
+
+from paceline_demo.admin import Admin
+from paceline_local.parts.mailhost import User
+from tests.chaos.diary import Diary, Held, Lead, Mailbox, Suppressed
+from tests.chaos.house import House
+from tests.chaos.traffic import Traffic
+
+PUBLISHER: Final = "chaos-crm"
+PASSWORD: Final = "chaos-Reed-37"
+# What recipients do with mail, by parts of a batch.
+KINDS: Final = {"ordinary": 72, "unknown": 6, "late": 4, "reply": 12, "unsubscribe": 6}
+STEP_2_DELAY_S: Final = 6
+_PATIENCE_S: Final = 180.0
+_MARKER: Final = "chaos step {step}"
+_DAY_MINUTES: Final = 24 * 60
+_WINDOWS: Final = 45
+
+
+class Refused(Exception):
+    """The API said no for good; `problem` is what it said."""
+
+    def __init__(self, asked: str, problem: dict[str, Any]) -> None:
+        super().__init__(f"{asked}: {problem}")
+        self.problem = problem
+
+
+def marker(step: int) -> str:
+    """Return the words by which a step's message is told."""
+    return _MARKER.format(step=step)
+
+
+def mailboxes(is_short: bool) -> list[Mailbox]:
+    """Return the fleet: free ones, one with windows, one with each kind of cap."""
+    free = [Mailbox(f"m{n}@{'north' if n % 2 else 'south'}.test", "smtp") for n in range(1, 5)]
+    # Open for two minutes, closed for one, for two hours: a policy holds 50 windows at most.
+    now = int(time.time() / 60) % _DAY_MINUTES
+    windows = [
+        (start % _DAY_MINUTES, (start + 2) % _DAY_MINUTES)
+        for start in range(now - 1, now + 3 * _WINDOWS, 3)
+    ]
+    scale = 1 if is_short else 4
+    return [
+        *free,
+        Mailbox("windowed@north.test", "smtp", windows=windows),
+        Mailbox("hourly@south.test", "smtp", hourly_cap=15 * scale),
+        Mailbox("daily@north.test", "smtp", daily_cap=12 * scale),
+        Mailbox("rolling@south.test", "smtp", ceiling=10 * scale),
+    ]
+
+
+def _capped(mailbox: Mailbox) -> bool:
+    return any(one is not None for one in (mailbox.hourly_cap, mailbox.daily_cap, mailbox.ceiling))
+
+
+def _policy(mailbox: Mailbox) -> dict[str, Any]:
+    windows = mailbox.windows and [
+        {"days": list(range(7)), "start": _clock(start), "end": _clock(end)}
+        for start, end in mailbox.windows
+    ]
+    return {
+        "cadence_s": mailbox.cadence_s, "jitter_s": [0.3, 0.5], "grace_s": mailbox.grace_s,
+        "hourly_cap": mailbox.hourly_cap, "daily_cap": mailbox.daily_cap,
+        "ceiling_24h": mailbox.ceiling, "windows": windows, "ramp": None, "holidays": False,
+        "health_floor": False, "cooldown": False, "stage_gate": None, "reroute": False,
+        "recheck": None,
+    }  # fmt: skip
+
+
+def _clock(minute: int) -> str:
+    return f"{minute // 60:02d}:{minute % 60:02d}"
+
+
+class Customer:
+    """One workspace under chaos."""
+
+    def __init__(self, house: House, rng: random.Random, *, is_short: bool) -> None:
+        self._house = house
+        self._rng = rng
+        self._short = is_short
+        self.diary = Diary(since=time.time(), mailboxes=mailboxes(is_short))
+        self._campaigns: dict[str, str] = {}
+        self._made = 0
+        self._traffic: Traffic
+        # The mail host's table of accounts is written whole.
+        self._accounts = asyncio.Lock()
+        self._http = httpx.AsyncClient(
+            base_url=house.of("gateway")[0].url(), timeout=60, headers={}
+        )
+
+    # ---- opening
+
+    async def open(self, traffic: Traffic) -> None:
+        """Make the workspace, connect every mailbox, start the campaigns."""
+        self._traffic = traffic
+        stack = self._house.stack
+        await asyncio.to_thread(stack.mailhost.clear)
+        await asyncio.to_thread(
+            stack.mailhost.add_users, [User(one.email, PASSWORD) for one in self.diary.mailboxes]
+        )
+        admin = Admin(stack.env("admin"))
+        made = await admin.json(
+            "workspace", "create", f"chaos {self.diary.since:.3f}", "--timezone", "UTC",
+            "--country", "DE",
+        )  # fmt: skip
+        self._house.workspace = self.diary.workspace = made["workspace_id"]
+        key = await admin.json("key", "create", made["workspace_id"], "--name", "chaos")
+        self._http.headers["Authorization"] = f"Bearer {key['key']}"
+        await asyncio.to_thread(stack.kafka.add_publisher, PUBLISHER)
+        await admin("publisher", "add", PUBLISHER, "--workspace", made["workspace_id"])
+        await asyncio.gather(*(self._connect(one) for one in self.diary.mailboxes))
+        free = [one.mailbox_id for one in self.diary.mailboxes if not _capped(one)]
+        capped = [one.mailbox_id for one in self.diary.mailboxes if _capped(one)]
+        await self._campaign("long", 2, free)
+        # A lead whose mailbox is used up for the day must find another: one step, one pool.
+        await self._campaign("short", 1, [*capped, *free[:2]])
+
+    async def _connect(self, mailbox: Mailbox) -> None:
+        ports = self._house.stack.ports
+        server = {"host": "127.0.0.1", "username": mailbox.email, "password": PASSWORD}
+        body = {
+            "email": mailbox.email, "display_name": mailbox.email.partition("@")[0],
+            "policy": _policy(mailbox),
+            "smtp": server | {"port": ports["via_smtp"], "tls": "starttls"},
+            "imap": server | {"port": ports["via_imap"], "tls": "implicit"},
+        }  # fmt: skip
+        try:
+            mailbox.mailbox_id = (await self.ask("POST", "/v1/mailboxes", body))["id"]
+        except Refused as refused:
+            # An answer that was lost: it is connected.
+            if refused.problem["code"] != "mailbox_exists":
+                raise
+            mailbox.mailbox_id = refused.problem["mailbox_id"]
+
+    async def _campaign(self, name: str, steps: int, boxes: list[str]) -> None:
+        pool = await self.ask("POST", "/v1/pools", {"name": name, "mailboxes": boxes})
+        body = {
+            "name": name,
+            "allow_parallel": True,
+            "tiers": [[pool["id"]]],
+            "steps": [
+                {
+                    "delay_s": 0 if step == 1 else STEP_2_DELAY_S,
+                    "subject": "A word, {{ first_name }}" if step == 1 else "",
+                    "text": f"Hello {{{{ first_name }}}}\n\n({marker(step)})\n",
+                }
+                for step in range(1, steps + 1)
+            ],
+        }
+        made = await self.ask("POST", "/v1/campaigns", body)
+        await self.ask("POST", f"/v1/campaigns/{made['id']}/start")
+        self._campaigns[name] = made["id"]
+
+    # ---- what a customer does
+
+    async def enroll(self, count: int, kind: str | None = None) -> None:
+        """Import so many leads, a third into the campaign of capped mailboxes."""
+        for name, share in (("long", count - count // 3), ("short", count // 3)):
+            leads = self._draw(name, share, kind)
+            await self._house_in(leads)
+            key = f"batch-{self._made}"
+            await self.repeat(lambda n=name, rows=leads, k=key: self._import(n, rows, k))  # type: ignore[misc]
+            self.diary.leads += leads
+
+    async def publish(self, count: int) -> None:
+        """Enroll so many leads from outside."""
+        leads = self._draw("long", count, None)
+        await self._house_in(leads)
+        emails = [one.email for one in leads]
+        await asyncio.to_thread(self._traffic.enroll, PUBLISHER, self._campaigns["long"], emails)
+        self.diary.leads += leads
+
+    async def connect_spare(self) -> None:
+        """Connect one more mailbox, which sends for nobody."""
+        self._made += 1
+        spare = Mailbox(f"spare{self._made:06d}@north.test", "smtp")
+        async with self._accounts:
+            await asyncio.to_thread(
+                self._house.stack.mailhost.add_users, [User(spare.email, PASSWORD)]
+            )
+        await self._connect(spare)
+
+    async def _house_in(self, leads: list[Lead]) -> None:
+        people = [User(one.email, PASSWORD) for one in leads if one.kind not in ("unknown", "late")]
+        async with self._accounts:
+            await asyncio.to_thread(self._house.stack.mailhost.add_users, people)
+
+    def _draw(self, campaign: str, count: int, only: str | None) -> list[Lead]:
+        leads = []
+        kinds, weights = list(KINDS), list(KINDS.values())
+        drawn = [only] * count if only else self._rng.choices(kinds, weights, k=count)
+        for kind in drawn:
+            self._made += 1
+            domain = "late.test" if kind == "late" else "example.test"
+            leads.append(
+                Lead(
+                    f"lead{self._made:06d}@{domain}", kind, campaign, 2 if campaign == "long" else 1
+                )
+            )
+        return leads
+
+    async def _import(self, campaign: str, leads: Iterable[Lead], key: str) -> None:
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(("email", "first_name"))
+        writer.writerows((one.email, one.email.partition("@")[0]) for one in leads)
+        _read(
+            await self._http.post(
+                f"/v1/campaigns/{self._campaigns[campaign]}/imports",
+                files={"file": ("leads.csv", text.getvalue().encode(), "text/csv")},
+                headers={"Idempotency-Key": key},
+            )
+        )
+
+    async def suppress(self, email: str | None = None) -> None:
+        """Suppress an address, at random one of those enrolled."""
+        chosen = email or self._rng.choice(self.diary.leads[-60:]).email
+        asked = time.time()
+        await self.ask("POST", "/v1/suppressions", {"email": chosen})
+        self.diary.suppressed.append(Suppressed(chosen, asked, time.time()))
+
+    async def unsubscribe(self, email: str, url: str) -> None:
+        """Press a recipient's one-click link."""
+        asked = time.time()
+
+        async def press() -> None:
+            (await self._http.post(url, data={"List-Unsubscribe": "One-Click"})).raise_for_status()
+
+        await self.repeat(press)
+        self.diary.suppressed.append(Suppressed(email, asked, time.time()))
+
+    async def hold(self, for_s: float) -> None:
+        """Suspend a mailbox at random, and lift that again."""
+        mailbox = self._rng.choice(self.diary.mailboxes)
+        body = {"scope": "mailbox", "id": mailbox.mailbox_id, "reason": "chaos"}
+        opened = await self.ask("POST", "/v1/suspensions", body)
+        held = Held(mailbox.email, time.time())
+        self.diary.held.append(held)
+        await asyncio.sleep(for_s)
+        held.lifted = time.time()
+        await self.ask("DELETE", f"/v1/suspensions/{opened['id']}")
+
+    async def hold_for_a_while(self, for_s: float) -> None:
+        """Suspend the workspace until an instant; nobody lifts it."""
+        until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + for_s + 1))
+        body = {"scope": "workspace", "reason": "chaos", "until": until}
+        with suppress(Refused):
+            await self.ask("POST", "/v1/suspensions", body)
+
+    async def pause(self, for_s: float) -> None:
+        """Pause a campaign and go on with it."""
+        campaign = self._rng.choice(list(self._campaigns.values()))
+        with suppress(Refused):
+            await self.ask("POST", f"/v1/campaigns/{campaign}/pause")
+        await asyncio.sleep(for_s)
+        with suppress(Refused):
+            await self.ask("POST", f"/v1/campaigns/{campaign}/resume")
+
+    async def change(self) -> None:
+        """Change the workspace, a mailbox and a campaign by a trifle."""
+        word = f"{self._rng.randrange(10**6)}"
+        mailbox = self._rng.choice(self.diary.mailboxes)
+        campaign = self._rng.choice(list(self._campaigns.items()))
+        await self.ask("PATCH", "/v1/workspace", {"name": f"chaos {self.diary.since:.3f} {word}"})
+        await self.ask("PATCH", f"/v1/mailboxes/{mailbox.mailbox_id}", {"display_name": word})
+        await self.ask("PATCH", f"/v1/campaigns/{campaign[1]}", {"name": f"{campaign[0]} {word}"})
+
+    # ---- asking
+
+    async def ask(self, method: str, path: str, body: object = None) -> Any:
+        """Ask the API until it answers other than by an error of its own; raise `Refused`."""
+        return await self.repeat(lambda: _answered(self._http.request(method, path, json=body)))
+
+    async def repeat(self, act: Callable[[], Awaitable[Any]]) -> Any:
+        """Do something until it is answered; raise what it raises after minutes."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                return await act()
+            except (httpx.TransportError, httpx.HTTPStatusError):
+                if time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(0.3)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+
+async def _answered(asking: Awaitable[httpx.Response]) -> Any:
+    return _read(await asking)
+
+
+def _read(answer: httpx.Response) -> Any:
+    if answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
+        answer.raise_for_status()
+    if answer.is_error:
+        raise Refused(f"{answer.request.method} {answer.request.url}", answer.json())
+    return answer.json() if answer.content else None

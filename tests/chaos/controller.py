@@ -1,0 +1,335 @@
+"""The run: load, kills aimed at every declared transition, faults beside them; then heal and wait.
+
+Seeded: the seed decides what is drawn; when each process gets there is the machine's affair.
+"""
+
+import asyncio
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import psycopg
+
+from paceline_common import failpoints, topics
+from paceline_common.failpoints import Point
+from tests.chaos.campaign import Customer, Refused
+from tests.chaos.faults import Faults
+from tests.chaos.house import House, Instance
+from tests.chaos.ledger import Ledger, Open
+from tests.chaos.people import People
+from tests.chaos.traffic import Traffic
+
+# Who is killed beside whom: services of one group are not killed at the same time.
+GROUPS: Final = (("sender",), ("scheduler",), ("gateway", "bounce", "reply", "audit"))
+LEAST: Final = 5
+_TAKEN_S: Final = 8.0
+_AGAIN_S: Final = 25.0
+_BACK_S: Final = 30.0
+_ROW: Final = 40
+_BACKLOG: Final = 60
+_HURRY_S: Final = 8.0
+# Longer than anything that still acts by itself: a DSN, a poll of an inbox, a look for abandoned.
+_STILL_S: Final = 6.0
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was done to the house."""
+
+    kills: int = 0
+    transitions: Counter[str] = field(default_factory=Counter)
+    random_kills: int = 0
+    crashed: list[str] = field(default_factory=list)
+    open: Open | None = None
+    phase: str = "starting"
+    rested: bool = False
+
+
+Show = Callable[[Tally, Counter[str]], None]
+"""Shows the tally and the faults so far."""
+
+
+class Controller:
+    """One chaos run."""
+
+    def __init__(self, house: House, customer: Customer, seed: int, kills: int, show: Show) -> None:
+        self._house = house
+        self._customer = customer
+        self._rng = random.Random(seed)
+        self._wanted = kills
+        self._show = show
+        self._traffic = Traffic(house, random.Random(f"{seed} traffic"))
+        self.faults = Faults(house, customer, self._traffic, random.Random(f"{seed} faults"))
+        self.tally = Tally()
+        self.points: list[Point] = failpoints.declared()
+        self._missed: dict[str, float] = {}
+        self._in_flight: set[str] = set()
+        self._expected: set[int] = set()
+        self._done = asyncio.Event()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    # ---- the whole
+
+    async def run(self, patience_s: float) -> Tally:
+        """Do it all; on return the house is whole and at rest, or `patience_s` are over."""
+        tally, customer = self.tally, self._customer
+        tally.phase = "opening"
+        self._show(tally, self.faults.counts)
+        await customer.open(self._traffic)
+        self._house.workspace = customer.diary.workspace
+        ledger = Ledger(self._house.stack.dsn(), customer.diary.workspace)
+        self._traffic.start()
+        people = People(self._house, customer)
+        await customer.enroll(_BACKLOG)
+        tally.phase = "chaos"
+        around = [
+            asyncio.create_task(one)
+            for one in (self._respawn(), self._load(ledger), people.live(), self._watch(ledger))
+        ]
+        try:
+            workers = [self._aim(group) for group in GROUPS]
+            faults = asyncio.create_task(self.faults.run(self._done))
+            await asyncio.gather(*workers)
+            self._done.set()
+            await faults
+            tally.phase = "healing"
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=60)
+            await asyncio.to_thread(self._house.heal)
+            tally.phase = "coming to rest"
+            tally.rested = await self._rest(ledger, patience_s)
+        finally:
+            self._done.set()
+            for task in around:
+                task.cancel()
+            await asyncio.gather(*around, return_exceptions=True)
+            await asyncio.to_thread(self._traffic.stop)
+        return tally
+
+    async def _rest(self, ledger: Ledger, patience_s: float) -> bool:
+        """Wait until nothing lies ahead, and stays so; tell whether that came."""
+        deadline = time.monotonic() + patience_s
+        still: float | None = None
+        last: Open | None = None
+        while time.monotonic() < deadline:
+            with suppress(psycopg.OperationalError):
+                now = await asyncio.to_thread(ledger.look)
+                await asyncio.to_thread(ledger.hurry)
+                if not now.at_rest or now != last:
+                    still, last = None, now
+                elif still is None:
+                    still = time.monotonic()
+                elif time.monotonic() - still >= _STILL_S:
+                    return True
+            await asyncio.sleep(0.5)
+        return False
+
+    # ---- kills
+
+    async def _aim(self, group: tuple[str, ...]) -> None:
+        """Kill one service of a group after the other, each at the least killed transition."""
+        while self.tally.kills < self._wanted:
+            point = self._choose(group)
+            if point is None:
+                await asyncio.sleep(0.3)
+                continue
+            service = point.service or self._rng.choice(group)
+            self._in_flight.add(point.key)
+            try:
+                victim = await self._order(service, point)
+            finally:
+                self._in_flight.discard(point.key)
+            if victim is not None:
+                await self._back(victim)
+            if self._rng.random() < 0.1:
+                await self._kill_at_random(group)
+
+    def _choose(self, group: tuple[str, ...]) -> Point | None:
+        now = time.monotonic()
+        mine = [
+            one
+            for one in self.points
+            if one.key not in self._in_flight
+            and (one.service in group or not one.service)
+            and self._missed.get(one.key, 0.0) <= now
+        ]
+        left = self._wanted - self.tally.kills
+        if left <= sum(max(0, LEAST - self.tally.transitions[one.key]) for one in self.points):
+            # The rest belongs to those that have not had their share.
+            mine = [one for one in mine if self.tally.transitions[one.key] < LEAST] or (
+                mine if self._wanted < LEAST * len(self.points) else []
+            )
+        if not mine:
+            return None
+        least = min(self.tally.transitions[one.key] for one in mine)
+        return self._rng.choice([one for one in mine if self.tally.transitions[one.key] == least])
+
+    async def _order(self, service: str, point: Point) -> Instance | None:
+        """Order a kill and wait until somebody has died of it; return who, None if nobody did."""
+        order = self._house.order(service, point.name, "kill")
+        stirred = asyncio.create_task(self._stir(service, point))
+        self._keep(stirred)
+        deadline = time.monotonic() + _TAKEN_S
+        while time.monotonic() < deadline:
+            if (victim := self._house.taken(order)) is not None:
+                self._count(point)
+                return victim
+            await asyncio.sleep(0.05)
+        order.unlink(missing_ok=True)
+        await asyncio.sleep(0.05)
+        if (victim := self._house.taken(order)) is not None:
+            self._count(point)
+            return victim
+        self._missed[point.key] = time.monotonic() + _AGAIN_S
+        return None
+
+    def _count(self, point: Point) -> None:
+        self.tally.kills += 1
+        self.tally.transitions[point.key] += 1
+        self._show(self.tally, self.faults.counts)
+
+    async def _kill_at_random(self, group: tuple[str, ...]) -> None:
+        service = self._rng.choice(group)
+        one = self._rng.choice(self._house.of(service))
+        await asyncio.sleep(self._rng.uniform(0.0, 1.0))
+        if one.pid is None:
+            return
+        self._expected.add(one.pid)
+        if one.send(signal.SIGKILL):
+            self.tally.kills += 1
+            self.tally.random_kills += 1
+            await self._back(one)
+
+    async def _back(self, victim: Instance) -> None:
+        """Wait until a killed one is back, most of the time; sometimes the next dies before."""
+        self._expected.update(victim.pids)
+        if self._rng.random() < 0.15:
+            return
+        deadline = time.monotonic() + _BACK_S
+        while time.monotonic() < deadline:
+            if await asyncio.to_thread(victim.ready):
+                return
+            await asyncio.sleep(0.2)
+
+    async def _respawn(self) -> None:
+        """Start again whatever ended, as a supervisor would; note what ended by itself."""
+        while True:
+            for one in self._house.instances:
+                if one.pid is None:
+                    # Whoever took an order noted it before it died.
+                    await asyncio.sleep(0.15)
+                    last = one.pids[-1] if one.pids else 0
+                    if last not in self._expected and not self._is_victim(one):
+                        self.tally.crashed.append(f"{one.name} (pid {last})")
+                    self._expected.add(last)
+                    await asyncio.to_thread(one.spawn)
+            await asyncio.sleep(0.1)
+
+    def _is_victim(self, one: Instance) -> bool:
+        return bool(one.pids) and self._house.was_ordered(one.pids[-1])
+
+    # ---- load and what brings rare transitions about
+
+    async def _load(self, ledger: Ledger) -> None:
+        """Keep enough queued that every mailbox sends at its cadence."""
+        while True:
+            with suppress(psycopg.OperationalError):
+                now = await asyncio.to_thread(ledger.look)
+                if self.tally.phase == "chaos" and now.queued < _BACKLOG:
+                    with suppress(Refused):
+                        await self._customer.enroll(_ROW)
+            await asyncio.sleep(0.5)
+
+    async def _watch(self, ledger: Ledger) -> None:
+        hurried = time.monotonic()
+        while True:
+            with suppress(psycopg.OperationalError):
+                self.tally.open = await asyncio.to_thread(ledger.look)
+                if time.monotonic() - hurried > _HURRY_S:
+                    hurried = time.monotonic()
+                    await asyncio.to_thread(ledger.hurry)
+            self._show(self.tally, self.faults.counts)
+            await asyncio.sleep(1.0)
+
+    def _keep(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self.tally.crashed.append(f"controller: {task.exception()!r}")
+
+    async def _stir(self, service: str, point: Point) -> None:
+        """Bring about what leads to a transition, where the load alone seldom does."""
+        act = self._stirring(service, point)
+        if act is not None and self.tally.phase == "chaos":
+            with suppress(Refused):
+                await act
+
+    def _stirring(self, service: str, point: Point) -> Awaitable[Any] | None:
+        customer, faults = self._customer, self.faults
+        topic = point.name.partition(":")[2]
+        match topic or point.name:
+            case "subscribe.before_quarantine_commit" | "subscribe.after_quarantine_commit":
+                return asyncio.to_thread(self._traffic.poison, service)
+            case "lead-enrolled" | "gateway.before_import_commit" | "gateway.after_import_commit":
+                return customer.enroll(6)
+            case "lead-enrolled.":
+                return customer.publish(6)
+            case "workspace-changed" | "campaign-changed" | "gateway.after_change_commit":
+                return customer.change()
+            case "mailbox-changed" | "mailbox-probed" | "reply.after_cursor_placed":
+                return customer.connect_spare()
+            case "send-rejected" | "bounced" | "mailbox-health-changed":
+                return customer.enroll(6, kind="unknown")
+            case "replied" | "inbound-received" | "reply.before_inbound_commit":
+                return customer.enroll(6, kind="reply")
+            case "reply.after_inbound_commit" | "bounce.after_health_commit":
+                return customer.enroll(6, kind="reply")
+            case "send-deferred":
+                return faults.inject("cut_in_message")
+            case "send-in-doubt" | "sender.after_abandoned" | "issue-raised":
+                return self._abandon()
+            case "gateway.before_suppress_commit" | "gateway.after_suppress_commit":
+                return faults.inject("suppress")
+            case "gateway.before_suspend_commit" | "gateway.after_suspend_commit":
+                return faults.inject("suspend_mailbox")
+            case "gateway.after_resume_commit":
+                return faults.inject("suspend_mailbox")
+            case "scheduler.after_suspensions_ended":
+                return faults.inject("suspend_workspace")
+            case "scheduler.after_epoch_commit" | "scheduler.before_store_opened":
+                return faults.inject("flush_redis")
+            case "scheduler.after_leases_expired":
+                return self._leave_leases()
+            case _:
+                return None
+
+    async def _abandon(self) -> None:
+        """Kill a sender between claim and answer, so that its try is found abandoned."""
+        order = self._house.order("sender", "sender.after_mail_from", "kill")
+        deadline = time.monotonic() + _TAKEN_S
+        while time.monotonic() < deadline:
+            if self._house.taken(order) is not None:
+                self._count(next(one for one in self.points if one.name == order.name))
+                return
+            await asyncio.sleep(0.05)
+        order.unlink(missing_ok=True)
+
+    async def _leave_leases(self) -> None:
+        """Stop every sender for longer than a lease."""
+        senders = self._house.of("sender")
+        for one in senders:
+            one.send(signal.SIGSTOP)
+        await asyncio.sleep(4)
+        for one in senders:
+            one.send(signal.SIGCONT)
+
+
+assert {service for group in GROUPS for service in group} == set(topics.SERVICES)

@@ -1,0 +1,88 @@
+"""The ledger while a run goes on: what is open, and the minutes that need not be waited for."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import psycopg
+
+from paceline_common import ids
+
+# Suspensions of mailboxes that end by themselves, later than anybody wants to wait.
+_BY_THE_CLOCK: Final = ("connect_failed", "limited")
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """How much lies ahead: jobs, leads with something to come, events not published."""
+
+    queued: int
+    under_way: int
+    in_doubt: int
+    leads: int
+    outbox: int
+
+    @property
+    def at_rest(self) -> bool:
+        """Tell whether everything is final, or in doubt."""
+        return not (self.queued or self.under_way or self.leads or self.outbox)
+
+
+class Ledger:
+    """Read as superuser, past every service."""
+
+    def __init__(self, dsn: str, workspace: str) -> None:
+        self._dsn = dsn
+        self._workspace = ids.decode("ws", workspace)
+
+    def look(self) -> Open:
+        """Return what lies ahead now; raise `psycopg.OperationalError` while Postgres is away."""
+        with self._connect() as db:
+            jobs = dict(
+                db.execute(
+                    "SELECT state, count(*) FROM scheduler.send_job WHERE workspace_id = %s"
+                    " GROUP BY state",
+                    [self._workspace],
+                ).fetchall()
+            )
+            (leads,) = db.execute(
+                "SELECT count(*) FROM scheduler.enrollment AS e"
+                " LEFT JOIN scheduler.send_job AS j USING (workspace_id, job_id)"
+                " WHERE e.workspace_id = %s AND e.state = 'active'"
+                " AND j.state IS DISTINCT FROM 'in_doubt'",
+                [self._workspace],
+            ).fetchone() or (0,)
+            outbox = 0
+            for schema in ("gateway", "scheduler", "sender", "bounce", "reply"):
+                (count,) = db.execute(f"SELECT count(*) FROM {schema}.outbox").fetchone() or (0,)
+                outbox += count
+        under_way = jobs.get("reserved", 0) + jobs.get("sending", 0)
+        return Open(jobs.get("queued", 0), under_way, jobs.get("in_doubt", 0), leads, outbox)
+
+    def hurry(self) -> int:
+        """Let backoffs of minutes, and holds that end by the clock, be over; return how many.
+
+        Nothing but instants is changed, as if the time had passed.
+        """
+        with self._connect() as db:
+            db.execute("SELECT set_config('app.workspace_ids', %s, true)", [str(self._workspace)])
+            moved = db.execute(
+                "UPDATE scheduler.send_job SET due_at = clock_timestamp()"
+                " WHERE workspace_id = %s AND state = 'queued'"
+                " AND due_at > clock_timestamp() + interval '8 s' RETURNING job_id",
+                [self._workspace],
+            ).fetchall()
+            if moved:
+                db.execute(
+                    "INSERT INTO scheduler.pace_change (workspace_id, jobs) VALUES (%s, %s)",
+                    [self._workspace, [job for (job,) in moved]],
+                )
+            ended = db.execute(
+                "SELECT scheduler.resume(workspace_id, scope, ref, reason, 'chaos')"
+                " FROM scheduler.suspension WHERE workspace_id = %s AND closed_at IS NULL"
+                " AND scope = 'mailbox' AND reason = ANY (%s)",
+                [self._workspace, list(_BY_THE_CLOCK)],
+            ).fetchall()
+        return len(moved) + len(ended)
+
+    def _connect(self) -> "psycopg.Connection[tuple[int, ...]]":
+        return psycopg.connect(self._dsn, connect_timeout=3, options="-c statement_timeout=5000")
