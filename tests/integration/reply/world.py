@@ -127,6 +127,47 @@ class World:
         )  # fmt: skip
         return mailbox_id
 
+    async def add_api_mailbox(
+        self, kind: str, email: str, credential: dict[str, Any], oauth: dict[str, Any]
+    ) -> int:
+        """Add the row of a mailbox that is read through an API with a grant."""
+        mailbox_id: int = _one(self.sql, "SELECT nextval('gateway.mailbox_mailbox_id_seq') AS n")[
+            "n"
+        ]
+        sealed = await self.gateway_keys.seal(
+            "read", self.workspace_id, msgspec.json.encode(credential), table="mailbox",
+            row=mailbox_id,
+        )  # fmt: skip
+        self.rows(
+            "INSERT INTO gateway.mailbox (workspace_id, mailbox_id, email, domain, kind,"
+            " send_oauth, read_oauth, send_credential, read_credential)"
+            " VALUES (%s, %s, %s, 'north.test', %s, %s, %s, 'x', %s)",
+            self.workspace_id, mailbox_id, email, kind, Jsonb(oauth), Jsonb(oauth), sealed,
+        )  # fmt: skip
+        return mailbox_id
+
+    async def reconnect(
+        self, mailbox_id: int, credential: dict[str, Any], oauth: dict[str, Any]
+    ) -> None:
+        """Give a mailbox a new grant, as its owner would."""
+        sealed = await self.gateway_keys.seal(
+            "read", self.workspace_id, msgspec.json.encode(credential), table="mailbox",
+            row=mailbox_id,
+        )  # fmt: skip
+        self.rows(
+            "UPDATE gateway.mailbox SET read_credential = %s, read_oauth = %s,"
+            " version = version + 1, read_credential_version = read_credential_version + 1"
+            " WHERE (workspace_id, mailbox_id) = (%s, %s)",
+            sealed, Jsonb(oauth), self.workspace_id, mailbox_id,
+        )  # fmt: skip
+
+    def tokens(self, mailbox_id: int) -> list[dict[str, Any]]:
+        """The refreshed tokens that reply has kept of a mailbox."""
+        return self.rows(
+            "SELECT * FROM reply.oauth_token WHERE (workspace_id, mailbox_id) = (%s, %s)",
+            self.workspace_id, mailbox_id,
+        )  # fmt: skip
+
     def set_policy(self, **policy: Any) -> None:
         """Set the policy of the mailbox, as its owner would."""
         self.rows(

@@ -60,18 +60,19 @@ class SentFinder:
     ) -> Found | NotSeen | Unavailable:
         session = await self._doors.session(access, self._threads)
         try:
-            folder = await session.sent_folder()
-            if folder is None:
-                return Unavailable(None, "the account has no folder for sent mail")
-            opened = await session.open_folder(folder)
-            head = await _found(session, recipient, job_token, since)
+            folders = await session.sent_folders()
+            for folder in folders:
+                opened = await session.open_folder(folder)
+                head = await _found(session, recipient, job_token, since)
+                if head is not None:
+                    # The folder's name and RFC 3501's two numbers name a message for good.
+                    name = f"{folder}/{opened.uid_validity}/{head.uid}"
+                    return Found(name, head.fields.get("message-id"), None, head.filed_at)
         finally:
             await session.close()
-        if head is None:
-            return NotSeen()
-        # The folder's name and RFC 3501's own two numbers name a message for good.
-        name = f"{folder}/{opened.uid_validity}/{head.uid}"
-        return Found(name, head.fields.get("message-id"), None, head.filed_at)
+        if not folders:
+            return Unavailable(None, "the account has no folder for sent mail")
+        return NotSeen()
 
 
 async def _found(

@@ -85,20 +85,19 @@ class ImapSession:
         except (KeyError, TypeError, ValueError):
             raise SourceError("protocol_error", f"no UIDVALIDITY or UIDNEXT for {name}") from None
 
-    async def sent_folder(self) -> str | None:
-        """Return where the account keeps what it sent, None without such a folder.
+    async def sent_folders(self) -> list[str]:
+        """Return where the account keeps what it sent; empty without such a folder.
 
-        By its special use (RFC 6154), else by the names that clients give it.
+        By their special use (RFC 6154), else all with a name that clients give it.
         """
         folders = await self._run(self._client.special_folders)
-        for flags, _, name in folders:
-            if SENT in flags:
-                return str(name)
-        for _, delimiter, name in folders:
-            own = name.rpartition(delimiter.decode())[2] if delimiter else name
-            if own.casefold() in _SENT_NAMES:
-                return str(name)
-        return None
+        special = [name for flags, _, name in folders if SENT in flags]
+        return special or [
+            name
+            for _, delimiter, name in folders
+            if name.rpartition(delimiter.decode() if delimiter else "/")[2].casefold()
+            in _SENT_NAMES
+        ]
 
     async def uids_after(self, last_uid: int) -> list[int]:
         """Return the UIDs above `last_uid`, ascending."""
