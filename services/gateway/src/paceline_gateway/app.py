@@ -13,6 +13,7 @@ from paceline_gateway import lifecycle, unsubscribe
 from paceline_gateway.api import (
     campaign_life,
     campaigns,
+    doubts,
     enrollments,
     imports,
     issues,
@@ -36,12 +37,13 @@ from paceline_gateway.pacing import Pacing
 from paceline_gateway.parts import Parts
 from paceline_gateway.probe import Prober
 from paceline_gateway.settings import GatewaySettings
+from paceline_gateway.settling import Settling
 
 ROUTERS = (
     workspace.router, mailboxes.router, pools.router, campaigns.router, campaign_life.router,
     pacing.router, shaping.router, suspensions.router, reports.router, leads.router,
-    imports.router, enrollments.router, suppressions.router, sendlog.router, quarantine.router,
-    receipts.router, issues.router, unsubscribe.router,
+    imports.router, enrollments.router, suppressions.router, sendlog.router, doubts.router,
+    quarantine.router, receipts.router, issues.router, unsubscribe.router,
 )  # fmt: skip
 
 
@@ -62,6 +64,7 @@ def build(settings: GatewaySettings) -> Service:
         keys=service.keys,
         prober=Prober(settings),
         pacing=Pacing(settings),
+        settling=Settling(settings.sender_url, settings.sender_token),
         clock=service.clock,
     )
     service.http.state.parts = parts

@@ -12,6 +12,7 @@ from paceline_common.keys import ADDRESS_HASH_SECRET, KeyService
 from paceline_gateway.pacing import Pacing
 from paceline_gateway.probe import Prober
 from paceline_gateway.settings import GatewaySettings
+from paceline_gateway.settling import Settling
 
 
 @dataclass(slots=True)
@@ -24,6 +25,7 @@ class Parts:
     keys: KeyService
     prober: Prober
     pacing: Pacing
+    settling: Settling
     clock: Clock
     _hasher: AddressHasher | None = field(default=None, init=False)
 

@@ -137,6 +137,18 @@ QUARANTINE_BODY_INVALID = ProblemType(
     "quarantine_body_invalid", 422, "The lead is still not valid",
     "Send a repaired `lead`; `detail` says what is wrong.",
 )  # fmt: skip
+NOT_IN_DOUBT = ProblemType(
+    "not_in_doubt", 404, "The job was never in doubt",
+    "Check the id; the send log says what became of the job.",
+)  # fmt: skip
+DOUBT_SETTLED = ProblemType(
+    "doubt_settled", 409, "The doubt is settled already",
+    "`settled_as` and `settled_by` say how, and by whom; nothing is left to do.",
+)  # fmt: skip
+SETTLING_UNAVAILABLE = ProblemType(
+    "settling_unavailable", 503, "The sender does not answer",
+    "Look at the doubt, and ask again if it is still open: nothing is done twice.",
+)  # fmt: skip
 ENROLLMENT_FINAL = ProblemType(
     "enrollment_final", 409, "The enrollment has ended", "Its state is final; nothing is left."
 )  # fmt: skip

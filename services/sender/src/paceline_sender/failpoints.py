@@ -13,4 +13,8 @@ FAILPOINTS: Final[Mapping[str, str]] = {
     "sender.before_outcome_commit": "outcomes and their events are written, not committed",
     "sender.after_outcome": "an outcome is committed",
     "sender.after_abandoned": "tries without an answer are named in doubt",
+    "sender.before_destroy": "that a draft is about to be destroyed is committed",
+    "sender.after_destroy": "a draft is destroyed, its doubt is not settled",
+    "sender.before_settle_commit": "a doubt's end and its events are written, not committed",
+    "sender.after_settle": "a doubt's end is committed",
 }

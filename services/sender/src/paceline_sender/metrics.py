@@ -26,4 +26,17 @@ METRICS: Final[tuple[Metric, ...]] = (
         "paceline_abandoned_total", "counter", "tries",
         "Tries without an answer whose process ended; now in doubt.",
     ),
+    Metric(
+        "paceline_in_doubt", "gauge", "jobs",
+        "Open doubts of the installation by age: quarter (under 15 min), hour, day, older.",
+        ("age",),
+    ),
+    Metric(
+        "paceline_in_doubt_oldest_seconds", "gauge", "seconds",
+        "Age of the oldest open doubt; 0 without one.",
+    ),
+    Metric(
+        "paceline_doubts_settled_total", "counter", "doubts",
+        "Doubts that ended by proof or by a person's word.", ("settled_as", "source"),
+    ),
 )  # fmt: skip

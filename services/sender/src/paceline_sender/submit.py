@@ -360,6 +360,24 @@ class Submitter:
     async def _tell_scheduler(
         self, tx: AsyncConnection, batch: Sequence[Report]
     ) -> set[tuple[int, int, int]]:
+        # A refused claim left the job reserved: it goes back like any unsent one.
+        applied = await self._finish_sends(
+            tx, batch, ["unsent" if one.outcome == "refused" else one.outcome for one in batch]
+        )
+        # Somebody took this attempt for lost and named it in doubt. It lives, and says itself that
+        # nothing was accepted: there is no better witness.
+        late = [
+            one
+            for one in batch
+            if one.claimed and one.outcome in ("unsent", "deferred") and one.job.key not in applied
+        ]
+        if late:
+            applied |= await self._finish_sends(tx, late, ["proven_unsent"] * len(late))
+        return applied
+
+    async def _finish_sends(
+        self, tx: AsyncConnection, batch: Sequence[Report], outcomes: Sequence[str]
+    ) -> set[tuple[int, int, int]]:
         jobs = [report.job for report in batch]
         rows = await tx.execute(
             self._queries["finish_sends"],
@@ -367,10 +385,7 @@ class Submitter:
                 "workspaces": [job.workspace_id for job in jobs],
                 "jobs": [job.job_id for job in jobs],
                 "fences": [job.fence for job in jobs],
-                # A refused claim left the job reserved: it goes back like any unsent one.
-                "outcomes": [
-                    "unsent" if report.outcome == "refused" else report.outcome for report in batch
-                ],
+                "outcomes": list(outcomes),
                 "reasons": [report.reason for report in batch],
                 "retry_ats": [report.retry_at for report in batch],
             },

@@ -21,6 +21,7 @@ ImportId = Annotated[int, *public_id("imp")]
 LeadId = Annotated[int, *public_id("lead")]
 EnrollmentId = Annotated[int, *public_id("enr")]
 AddressId = Annotated[int, *public_id("addr")]
+JobId = Annotated[int, *public_id("job")]
 QuarantineId = Annotated[int, *public_id("qua")]
 
 # Postgres keeps no NUL in a text.

@@ -3,8 +3,18 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, DateTime, Integer, LargeBinary, Text, column, table, text
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    DateTime,
+    Integer,
+    LargeBinary,
+    Text,
+    column,
+    table,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.expression import TableClause
 from sqlalchemy.types import TypeEngine
@@ -14,7 +24,7 @@ from paceline_common.db.session import hit_after_commit
 
 _WORDS: dict[str, TypeEngine[Any]] = {
     "int": BigInteger(), "small": Integer(), "text": Text(), "at": DateTime(timezone=True),
-    "json": JSONB(), "bytes": LargeBinary(),
+    "json": JSONB(), "jsons": ARRAY(JSONB()), "bool": Boolean(), "bytes": LargeBinary(),
 }  # fmt: skip
 
 
@@ -71,6 +81,13 @@ SEND_LOG = _view(
     mailbox_id="int", attempt_no="small", provider="text", outcome="text", outcome_class="text",
     code="small", status="text", text="text", message_id="text", started_at="at",
     finished_at="at",
+)  # fmt: skip
+DOUBT = _view(
+    "sender", "v_doubt",
+    workspace_id="int", job_id="int", fence_no="small", mailbox_id="int", enrollment_id="int",
+    campaign_id="int", step="small", provider="text", message_id="text", has_draft="bool",
+    since="at", looks="small", next_look_at="at", destroying_since="at", evidence="jsons",
+    settled_at="at", settled_as="text", settled_by="text", why="text",
 )  # fmt: skip
 REPLY = _view(
     "reply", "v_reply",

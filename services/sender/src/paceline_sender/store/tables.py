@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import CheckConstraint, Identity, Index, Integer, Text, Uuid, text
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from paceline_common.db.tables import common_tables, declarative_base
@@ -128,6 +128,59 @@ class Message(Base):  # type: ignore[misc, valid-type]
     sent_message_id: Mapped[str | None]
     thread_id: Mapped[str | None]
     thread_mailbox_id: Mapped[int | None]
+
+
+class Doubt(Base):  # type: ignore[misc, valid-type]
+    """A claimed attempt whose outcome nobody knows, and what was found out since.
+
+    Opened and closed by triggers on `attempt.outcome`. `evidence`: {at, source, finding, text},
+    newest last. `looking_until`: a process looks at it now. `destroying_since`: written before
+    its draft is touched. `alarmed_at`: an issue said again that it is open. `settled_by`: "answer"
+    (of the attempt itself, late), "sender" (proof), or a person's id; `settled_as` "moot": the
+    scheduler had another end for the job.
+    """
+
+    __tablename__ = "doubt"
+    __table_args__ = (
+        Index(
+            "doubt_open_idx",
+            "workspace_id",
+            "since",
+            "job_id",
+            postgresql_where=text("settled_at IS NULL"),
+        ),
+        CheckConstraint(
+            "settled_as IN ('sent', 'rejected', 'unsent', 'failed', 'moot')", name="settled_as"
+        ),
+        CheckConstraint(
+            "(settled_at IS NULL) = (settled_as IS NULL)"
+            " AND (settled_at IS NULL) = (settled_by IS NULL)",
+            name="settled",
+        ),
+        CheckConstraint("destroying_since IS NULL OR has_draft", name="draft"),
+    )
+
+    workspace_id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[int] = mapped_column(primary_key=True)
+    fence_no: Mapped[int] = mapped_column(Integer, primary_key=True)
+    mailbox_id: Mapped[int]
+    enrollment_id: Mapped[int | None]
+    campaign_id: Mapped[int | None]
+    step: Mapped[int | None] = mapped_column(Integer)
+    provider: Mapped[str]
+    message_id: Mapped[str | None]
+    has_draft: Mapped[bool]
+    since: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    looks: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    next_look_at: Mapped[datetime | None]
+    looking_until: Mapped[datetime | None]
+    destroying_since: Mapped[datetime | None]
+    alarmed_at: Mapped[datetime | None]
+    evidence: Mapped[list[Any]] = mapped_column(ARRAY(JSONB))
+    settled_at: Mapped[datetime | None]
+    settled_as: Mapped[str | None]
+    settled_by: Mapped[str | None]
+    why: Mapped[str | None]
 
 
 class Instance(Base):  # type: ignore[misc, valid-type]
