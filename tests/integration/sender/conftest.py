@@ -29,16 +29,20 @@ from paceline_common.keys import KeyService
 from paceline_common.storage import AttachmentFiles, ObjectStore
 from paceline_common.telemetry import Metrics
 from paceline_local.stack import Stack
+from paceline_providers.base import Fence, ThreadHint
+from paceline_providers.proof import Prover
+from paceline_sender.accounts import Accounts
 from paceline_sender.attachments import AttachmentLoader
 from paceline_sender.compose import Composer
 from paceline_sender.domain.outcome import Answer
+from paceline_sender.drafts import Drafts
 from paceline_sender.job import Job, Session
 from paceline_sender.metrics import METRICS
 from paceline_sender.prepare import Preparer
 from paceline_sender.reconcile import Reconciler
 from paceline_sender.settings import SenderSettings
 from paceline_sender.submit import Submitter
-from paceline_sender.transport import Account
+from paceline_sender.transport import Account, MailTransport
 
 PASSWORD = "mailbox-password-7"
 
@@ -87,6 +91,8 @@ def settings(house: Stack) -> SenderSettings:
         keys_role_id=login.keys_role_id,
         keys_secret_id=login.keys_secret_id,
         public_url="https://mail.example",
+        reply_url="http://127.0.0.1:1",
+        reply_token=SecretStr("none"),
         storage_url=f"file://{house.layout.run}/files",
         host_allowlist="127.0.0.0/8",
         tls_ca_file=house.mailhost.ca_file,
@@ -110,6 +116,8 @@ class FakeSession:
         data: bytes,
         *,
         before_mail_from: Callable[[], bool],
+        thread: ThreadHint | None = None,
+        fence: Fence | None = None,
     ) -> Answer:
         if self.transport.stall_s:
             await asyncio.sleep(self.transport.stall_s)
@@ -119,14 +127,28 @@ class FakeSession:
         await self.transport.answering.wait()
         return self.transport.answers.get(recipient, Answer("accepted", code=250, text="2.0.0 Ok"))
 
+    async def prepare(self, data: bytes, thread: ThreadHint | None) -> Fence | Answer | None:
+        if not self.transport.drafts:
+            return None
+        self.transport.made.append(f"draft-{len(self.transport.made) + 1}")
+        return Fence("gmail", self.transport.made[-1])
+
+    async def discard(self, fence: Fence) -> bool:
+        self.transport.discarded.append(fence.draft_id)
+        return self.transport.destroys
+
     async def close(self) -> None:
         self.closed = True
 
 
 @dataclass
 class FakeTransport:
-    """Opens `FakeSession`s, or refuses with `refusal`."""
+    """Opens `FakeSession`s, or refuses with `refusal`; with `drafts` each makes one."""
 
+    drafts: bool = False
+    destroys: bool = True
+    made: list[str] = field(default_factory=list)
+    discarded: list[str] = field(default_factory=list)
     answers: dict[str, Answer] = field(default_factory=dict)
     refusal: Answer | None = None
     stall_s: float = 0.0
@@ -143,6 +165,9 @@ class FakeTransport:
         session = FakeSession(self, account)
         self.sessions.append(session)
         return session
+
+    def prover(self, account: Account) -> Prover | None:
+        return None
 
 
 @dataclass
@@ -208,13 +233,15 @@ class World:
         )  # fmt: skip
         self.rows(
             "INSERT INTO scheduler.slot (workspace_id, job_id, fence, mailbox_id, slot_at,"
-            " not_after, day, hour) VALUES (%s, %s, %s, %s, %s, %s, current_date, now())",
+            " not_after, day, hour) VALUES (%s, %s, %s, %s, %s, %s, current_date,"
+            " date_trunc('hour', now()))",
             self.workspace_id, row["job_id"], row["fence"], self.mailbox_id, row["slot_at"],
             row["not_after"],
         )  # fmt: skip
         self.rows(
-            "UPDATE scheduler.mailbox_budget SET outstanding = outstanding + 1"
-            " WHERE workspace_id = %s AND mailbox_id = %s",
+            "UPDATE scheduler.mailbox_budget SET outstanding = outstanding + 1,"
+            " day = current_date, day_used = day_used + 1, hour = date_trunc('hour', now()),"
+            " hour_used = hour_used + 1 WHERE workspace_id = %s AND mailbox_id = %s",
             self.workspace_id, self.mailbox_id,
         )  # fmt: skip
         return Job(
@@ -229,6 +256,15 @@ class World:
             campaign_id=self.campaign_id,
             step=step,
         )
+
+    def used(self) -> tuple[int, int, int]:
+        """What the mailbox's budget counts: outstanding leases, slots of the day, of the hour."""
+        row = self.one(
+            "SELECT outstanding, day_used, hour_used FROM scheduler.mailbox_budget"
+            " WHERE workspace_id = %s AND mailbox_id = %s",
+            self.workspace_id, self.mailbox_id,
+        )  # fmt: skip
+        return row["outstanding"], row["day_used"], row["hour_used"]
 
     def job_row(self, job: Job) -> dict[str, Any]:
         return self.one(
@@ -360,6 +396,7 @@ class Sender:
 
     preparer: Preparer
     submitter: Submitter
+    drafts: Drafts
     reconciler: Reconciler
     transport: Any
     metrics: Metrics
@@ -373,6 +410,17 @@ class Sender:
         self.submitter.stopping.set()
         if self.running is not None:
             await self.running
+
+
+@pytest.fixture
+async def mail(house: Stack, settings: SenderSettings) -> AsyncIterator[MailTransport]:
+    """The real transport, for every kind of mailbox."""
+    db = Database(settings)
+    async with KeyService(key_login(house, "sender")) as service:
+        transport = MailTransport(settings, SystemClock(), db, service)
+        yield transport
+        await transport.close()
+    await db.close()
 
 
 @pytest.fixture
@@ -397,6 +445,7 @@ async def make_sender(
             instance_id=instance_id,
             jobs_per_batch=100,
         )
+        drafts = Drafts(db, Accounts(db, service), transport, every_s=0.2)
         preparer = Preparer(
             db,
             service,
@@ -410,6 +459,7 @@ async def make_sender(
                 public_url="https://mail.example",
                 message_max_bytes=settings.message_max_bytes,
             ),
+            drafts=drafts,
             prepare_ahead=timedelta(seconds=10),
             jobs_per_batch=100,
         )
@@ -424,7 +474,7 @@ async def make_sender(
             submission_limit_s=settings.submission_limit_s,
             reconcile_s=0.2,
         )
-        sender = Sender(preparer, submitter, reconciler, transport, metrics, db)
+        sender = Sender(preparer, submitter, drafts, reconciler, transport, metrics, db)
         made.append(sender)
         return sender
 

@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 from psycopg.types.json import Jsonb
 
-from paceline_common.clock import SystemClock
 from paceline_common.keys import KeyService
 from paceline_local.stack import Stack
 from paceline_sender.settings import SenderSettings
-from paceline_sender.transport import SmtpTransport
+from paceline_sender.transport import MailTransport
 
 from .conftest import Sender, World, key_login, until
 
@@ -37,8 +36,8 @@ def received_at(queue_id: str) -> datetime:
 
 
 @pytest.fixture
-async def postal(make_sender: Callable[[Any], Sender], settings: SenderSettings) -> Sender:
-    made = make_sender(SmtpTransport(settings, SystemClock()))
+async def postal(make_sender: Callable[[Any], Sender], mail: MailTransport) -> Sender:
+    made = make_sender(mail)
     await made.reconciler.beat_once()
     made.start()
     return made

@@ -21,7 +21,7 @@ CASES: list[tuple[int, str, str, timedelta | None, str, str]] = [
     (403, "dailyLimitExceeded", "Daily Limit Exceeded", None, "limit", "deferred"),
     (403, "rateLimitExceeded", "Rate Limit Exceeded", None, "soft", "deferred"),
     (403, "userRateLimitExceeded", "User Rate Limit Exceeded", None, "soft", "deferred"),
-    (403, "userRateLimitExceeded", "User Rate Limit Exceeded", WAIT, "limit", "deferred"),
+    (403, "userRateLimitExceeded", "User Rate Limit Exceeded", WAIT, "soft", "deferred"),
     (429, "rateLimitExceeded", "Too many concurrent requests for user", None, "soft", "deferred"),
     (429, "rateLimitExceeded", SENDING, None, "limit", "deferred"),
     (429, "rateLimitExceeded", "User-rate limit exceeded.", WAIT, "limit", "deferred"),

@@ -241,11 +241,18 @@ class _Request:
         self._reached: Literal["nothing", "part", "all"] = "nothing"
 
     async def run(self) -> Reply | Lost:
-        timeouts = self._api.timeouts
+        request = self._built()
         try:
-            async with asyncio.timeout(timeouts.total):
+            return await self._made(request)
+        finally:
+            # A response and its stream hold each other, and through the request what submits.
+            request.extensions.clear()
+
+    async def _made(self, request: httpx.Request) -> Reply | Lost:
+        try:
+            async with asyncio.timeout(self._api.timeouts.total):
                 response = await self._api.http.send(
-                    self._built(), stream=True, follow_redirects=False, auth=None
+                    request, stream=True, follow_redirects=False, auth=None
                 )
         except _HeldBack:
             return Lost("nothing", "held_back", None, "held back right before the send request")

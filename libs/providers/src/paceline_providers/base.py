@@ -256,8 +256,13 @@ async def probe(provider: Provider, address: str, message: bytes) -> ProbeResult
     if isinstance(session, Unsent):
         return _probed(session)
     try:
+        fence = await session.prepare(message)
+        if isinstance(fence, Unsent | Rejected):
+            return _probed(fence)
         return _probed(
-            await session.submit(address, address, message, before_mail_from=lambda: True)
+            await session.submit(
+                address, address, message, before_mail_from=lambda: True, fence=fence
+            )
         )
     finally:
         await session.close()

@@ -165,7 +165,6 @@ class GrantTokens:
         store: TokenStore,
         now: Now,
         *,
-        on_refreshed: Callable[[], None] = lambda: None,
         on_unsaved: Callable[[Exception], None] = lambda _: None,
         pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
@@ -174,7 +173,6 @@ class GrantTokens:
         self._grant = grant
         self._store = store
         self._now = now
-        self._on_refreshed = on_refreshed
         self._on_unsaved = on_unsaved
         self._pause = pause
         self._version = 0
@@ -183,6 +181,14 @@ class GrantTokens:
     @property
     def grant(self) -> Grant:
         """The grant with the newest tokens known here."""
+        return self._grant
+
+    async def newest(self) -> Grant:
+        """Return the grant with the newest tokens that any process stored.
+
+        Raises `TokenUnavailable` when they cannot be read.
+        """
+        await self._adopt_newer()
         return self._grant
 
     async def __call__(self, refused: str | None = None) -> str:
@@ -225,7 +231,6 @@ class GrantTokens:
                 if await self._adopt_newer():
                     return
             raise
-        self._on_refreshed()
         tokens = {
             "refresh_token": fresh.refresh_token,
             "access_token": fresh.access_token,

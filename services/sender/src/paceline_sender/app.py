@@ -4,25 +4,33 @@ import random
 import uuid
 from datetime import timedelta
 
+from paceline_common.http import internal_client
 from paceline_common.service import Service
 from paceline_common.storage import AttachmentFiles, ObjectStore
-from paceline_sender import consumers, preview, probe
+from paceline_sender import consumers, preview, probe, settle
+from paceline_sender.accounts import Accounts
 from paceline_sender.attachments import AttachmentLoader
 from paceline_sender.compose import Composer
+from paceline_sender.doubts import Doubts, Patience
+from paceline_sender.drafts import Drafts
 from paceline_sender.failpoints import FAILPOINTS
 from paceline_sender.metrics import METRICS
 from paceline_sender.prepare import Preparer
 from paceline_sender.reconcile import Reconciler
+from paceline_sender.sentmail import SentMail
 from paceline_sender.settings import SenderSettings
+from paceline_sender.settle import Settler
 from paceline_sender.submit import Submitter
-from paceline_sender.transport import SmtpTransport
+from paceline_sender.transport import MailTransport
 
 
 def build(settings: SenderSettings) -> Service:
     """Return the sender, ready to run. Call inside no event loop or inside the one it runs in."""
     service = Service("sender", settings, metrics=METRICS, failpoint_names=frozenset(FAILPOINTS))
     instance_id = str(uuid.uuid4())
-    transport = SmtpTransport(settings, service.clock)
+    transport = MailTransport(settings, service.clock, service.db, service.keys)
+    accounts = Accounts(service.db, service.keys)
+    drafts = Drafts(service.db, accounts, transport, every_s=settings.tidy_drafts_s)
     submitter = Submitter(
         service.db,
         service.outbox,
@@ -47,6 +55,7 @@ def build(settings: SenderSettings) -> Service:
         service.clock,
         service.metrics,
         composer=composer,
+        drafts=drafts,
         prepare_ahead=timedelta(seconds=settings.prepare_ahead_s),
         jobs_per_batch=settings.jobs_per_batch,
     )
@@ -61,6 +70,29 @@ def build(settings: SenderSettings) -> Service:
         submission_limit_s=settings.submission_limit_s,
         reconcile_s=settings.reconcile_s,
     )
+    settler = Settler(service.db, service.outbox, service.clock, service.metrics)
+    reply = internal_client(
+        settings.reply_url, settings.reply_token, timeout_s=settings.find_sent_timeout_s
+    )
+    doubts = Doubts(
+        service.db,
+        service.outbox,
+        service.clock,
+        service.metrics,
+        random.SystemRandom(),
+        settler=settler,
+        sent_mail=SentMail(reply),
+        drafts=drafts,
+        keys=service.keys,
+        patience=Patience(
+            first_look=timedelta(seconds=settings.first_look_s),
+            destroy_after={
+                "gmail": timedelta(seconds=settings.gmail_destroy_after_s),
+                "graph": timedelta(seconds=settings.graph_destroy_after_s),
+            },
+            every_s=settings.reconcile_s,
+        ),
+    )
 
     async def prepare() -> None:
         try:
@@ -68,14 +100,19 @@ def build(settings: SenderSettings) -> Service:
         finally:
             # Until here a claim may be open, and this instance must be known to live.
             reconciler.drained.set()
+            await transport.close()
+            await reply.aclose()
 
     service.subscribe(consumers.send_scheduled(preparer))
     service.background("prepare", prepare, drain=True)
     service.background("heartbeat", reconciler.beat, drain=True)
     service.background("reconcile", reconciler.run)
+    service.background("doubts", doubts.run)
+    service.background("drafts", drafts.run)
     service.internal(
-        probe.router(service.db, service.keys, transport, service.outbox, service.clock)
+        probe.router(service.db, service.keys, accounts, transport, service.outbox, service.clock)
     )
+    service.internal(settle.router(settler))
     service.internal(preview.router(service.db, service.keys, composer, service.clock))
     service.readiness("keys", service.keys.check)
     return service

@@ -26,7 +26,7 @@ def facts(report: Report, now: datetime) -> list[Outgoing]:
             topic = topics.SENT
             body = events.Sent(
                 **about,  # type: ignore[arg-type]
-                message_id=report.message_id or "",
+                message_id=report.sent_message_id or report.message_id or "",
                 provider=report.provider,
                 sent_at=at,
                 provider_message_id=report.provider_message_id,

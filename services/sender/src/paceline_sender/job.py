@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 from paceline_common import events, ids
+from paceline_providers.base import Fence, ThreadHint
 from paceline_sender.domain.outcome import Answer, History, HoldReason, OutcomeClass
 
 # Everything `sender.attempt` knows; the scheduler knows them all but `refused`.
@@ -79,7 +80,15 @@ class Job:
 
 
 class Session(Protocol):
-    """A connection that is signed in and may carry messages."""
+    """A mailbox that is signed in and may carry messages."""
+
+    async def prepare(self, data: bytes, thread: ThreadHint | None) -> Fence | Answer | None:
+        """Leave the message with the provider as a draft, ahead of the claim; sends nothing.
+
+        None where there are no drafts; an answer (`unsent`, `rejected`) says why there is
+        none this time.
+        """
+        ...
 
     async def submit(
         self,
@@ -88,13 +97,19 @@ class Session(Protocol):
         data: bytes,
         *,
         before_mail_from: Callable[[], bool],
+        thread: ThreadHint | None = None,
+        fence: Fence | None = None,
     ) -> Answer:
-        """Submit one message.
+        """Submit one message: the draft of `fence`, where `prepare` gave one.
 
-        `before_mail_from` is called right before the first byte of MAIL FROM;
-        if it returns False nothing is sent and the answer is `unsent`. Never
-        raises for what a server does.
+        `before_mail_from` is called right before the first byte of MAIL FROM or of the
+        send request; if it returns False nothing is sent and the answer is `unsent`.
+        Never raises for what a server does.
         """
+        ...
+
+    async def discard(self, fence: Fence) -> bool:
+        """Destroy a draft that will not be sent; return whether it is gone. Never raises."""
         ...
 
     async def close(self) -> None:
@@ -117,20 +132,31 @@ class Ready:
     data: bytes
     history: History
     variant: str | None = None
+    thread: ThreadHint | None = None
+    fence: Fence | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class HoldRequest:
-    """A mailbox to be suspended, with the server's own words."""
+    """A mailbox to be suspended, with the server's own words.
+
+    With `credential_version` it holds for that connect only: a mailbox that was connected
+    anew meanwhile stays open.
+    """
 
     reason: HoldReason
     until: datetime | None
     detail: str
+    credential_version: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What became of one try. `claimed`: an attempt row was written with its claim."""
+    """What became of one try. `claimed`: an attempt row was written with its claim.
+
+    `message_id` is ours; `sent_message_id` what recipients see, where it was read back.
+    `fence` is the draft that the try had.
+    """
 
     job: Job
     outcome: Verb
@@ -146,3 +172,11 @@ class Report:
     provider_message_id: str | None = None
     at: datetime | None = None
     hold: HoldRequest | None = None
+    sent_message_id: str | None = None
+    thread_id: str | None = None
+    fence: Fence | None = None
+
+    @property
+    def leaves_draft(self) -> bool:
+        """Whether its draft, once this is recorded, is nobody's and to be destroyed."""
+        return self.fence is not None and self.outcome not in ("accepted", "in_doubt")

@@ -1,4 +1,4 @@
-"""Ahead of T: load, open the credential, render, build, connect, sign in.
+"""Ahead of T: load, open the credential, render, build, connect, sign in, leave a draft.
 
 `Preparer` holds leased slots in the event loop's timer heap. Shortly before
 its slot a job is loaded together with the others that are due, its message is
@@ -7,7 +7,6 @@ cannot be sent fails here, before anything was claimed.
 """
 
 import asyncio
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -15,7 +14,7 @@ from typing import Any, Final, Protocol
 
 from sqlalchemy import Row
 
-from paceline_common import telemetry
+from paceline_common import failpoints, telemetry
 from paceline_common.clock import Clock
 from paceline_common.db.session import Database
 from paceline_common.db.sql import Queries
@@ -23,10 +22,13 @@ from paceline_common.kafka.quarantine import Fault, classify
 from paceline_common.keys import KeyService, KeyServiceError, SealBroken
 from paceline_common.storage import StorageUnavailable
 from paceline_common.telemetry import Metrics
+from paceline_providers.base import Fence, ThreadHint
+from paceline_sender.accounts import opened
 from paceline_sender.compose import Built, Composer, Macs, Unbuildable
 from paceline_sender.domain import message
 from paceline_sender.domain.outcome import REMEDIES, Answer
 from paceline_sender.domain.schedule import ClockReading
+from paceline_sender.drafts import Drafts
 from paceline_sender.job import HoldRequest, Job, Ready, Report, Session
 from paceline_sender.submit import Submitter
 from paceline_sender.transport import Account
@@ -41,7 +43,7 @@ log = telemetry.logger("sender.prepare")
 
 
 class Transport(Protocol):
-    """Opens signed-in connections."""
+    """Opens mailboxes."""
 
     async def open(self, account: Account) -> Session | Answer:
         """Connect and sign in; an `unsent` answer says why that did not work. Never raises
@@ -67,6 +69,7 @@ class Preparer:
         metrics: Metrics,
         *,
         composer: Composer,
+        drafts: Drafts,
         prepare_ahead: timedelta,
         jobs_per_batch: int,
     ) -> None:
@@ -77,6 +80,7 @@ class Preparer:
         self._clock = clock
         self._metrics = metrics
         self._composer = composer
+        self._drafts = drafts
         self._prepare_ahead = prepare_ahead
         self._jobs_per_batch = jobs_per_batch
         self._queries = Queries("paceline_sender")
@@ -232,25 +236,18 @@ class Preparer:
         """Return each mailbox's credential; None without a mailbox, the error if it is broken."""
         sealed = {(row.workspace_id, row.mailbox_id): row.credential for row in rows}
 
-        async def opened(
+        async def one(
             mailbox: tuple[int, int], value: bytes | None
         ) -> Mapping[str, Any] | SealBroken | None:
             if value is None:
                 return None
-            workspace_id, mailbox_id = mailbox
             try:
-                plain = await self._keys.open(
-                    "send", workspace_id, bytes(value), table="mailbox", row=mailbox_id
-                )
-                credential: Mapping[str, Any] = json.loads(plain)
-            except ValueError:
-                return SealBroken("the credential is not what the sender knows")
+                return await opened(self._keys, *mailbox, value)
             except SealBroken as error:
                 return error
-            return credential
 
-        passwords = await asyncio.gather(*(opened(*item) for item in sealed.items()))
-        return dict(zip(sealed, passwords, strict=True))
+        found = await asyncio.gather(*(one(*item) for item in sealed.items()))
+        return dict(zip(sealed, found, strict=True))
 
     # ---- one job
 
@@ -283,7 +280,13 @@ class Preparer:
                 retry_at = self._clock.now() + _KEYS_AWAY_HOLD
                 await self._give_back(job, _away(error), retry_at)
                 return
-            await self._connect_and_submit(built, credential)
+            account = _account(row, credential)
+            # It is not needed for as long as the submission may take.
+            credential = None
+            session = await self._open(built, account)
+            del account
+            if session is not None:
+                await self._submit(built, session)
         except Exception as error:  # noqa: BLE001 - one job's bug must not stop the others
             log.error(
                 "job dropped",
@@ -294,16 +297,37 @@ class Preparer:
         finally:
             self._in_hand.discard(job.key)
 
-    async def _connect_and_submit(self, built: Built, credential: Mapping[str, Any]) -> None:
+    async def _open(self, built: Built, account: Account) -> Session | None:
+        """Open the mailbox; None when that did not work and the job was given back."""
         job, row = built.job, built.row
-        account = Account(row.from_email, row.smtp, credential)
-        session = await self._transport.open(account)
-        if isinstance(session, Answer):
-            await self._submitter.connection_failed(job, session, built.history, row.provider)
-            return
-        self._submitter.connected(job)
+        left_s = (job.not_after - self._clock.now()).total_seconds()
         try:
-            await self._submitter.submit(
+            async with asyncio.timeout(max(left_s, 0.0)):
+                session = await self._transport.open(account)
+        except TimeoutError:
+            await self._give_back(job, "too_late")
+            return None
+        if isinstance(session, Answer):
+            await self._submitter.not_prepared(job, session, built.history, row.provider)
+            return None
+        return session
+
+    async def _submit(self, built: Built, session: Session) -> None:
+        job, row = built.job, built.row
+        thread = None
+        # What this mailbox sent last may belong to another conversation than this message.
+        if row.previous_message_id in built.references:
+            thread = ThreadHint(row.thread_id, row.previous_id)
+        left: Fence | None = None
+        try:
+            fence = await session.prepare(built.data, thread)
+            if isinstance(fence, Answer):
+                await self._submitter.not_prepared(job, fence, built.history, row.provider)
+                return
+            self._submitter.prepared(job)
+            if fence is not None:
+                failpoints.hit("sender.draft_made")
+            needed = await self._submitter.submit(
                 Ready(
                     job=job,
                     session=session,
@@ -316,8 +340,26 @@ class Preparer:
                     data=built.data,
                     history=built.history,
                     variant=built.variant,
+                    thread=thread,
+                    fence=fence,
                 )
             )
+            left = None if needed else fence
+        finally:
+            if left is None:
+                await session.close()
+        if left is not None:
+            # The next message of the mailbox does not wait for that.
+            self._spawn(self._discard(session, job, left))
+
+    async def _discard(self, session: Session, job: Job, fence: Fence) -> None:
+        """Destroy a draft that nobody needs; what fails here is tried again by `Drafts`."""
+        try:
+            if await session.discard(fence):
+                failpoints.hit("sender.draft_destroyed")
+                await self._drafts.forget(job.workspace_id, job.job_id, fence)
+        except Exception as error:  # noqa: BLE001 - tidying up must not stop anything
+            log.warning("draft left over", job=job.public_id, **telemetry.describe_error(error))
         finally:
             await session.close()
 
@@ -361,6 +403,20 @@ class Preparer:
             )
         finally:
             self._in_hand.discard(job.key)
+
+
+def _account(row: Row[Any], credential: Mapping[str, Any]) -> Account:
+    return Account(
+        workspace_id=row.workspace_id,
+        mailbox_id=row.mailbox_id,
+        kind=row.provider,
+        email=row.from_email,
+        smtp=row.smtp,
+        oauth=row.oauth,
+        credential=credential,
+        credential_version=row.credential_version,
+        settings_version=row.settings_version,
+    )
 
 
 def _away(error: KeyServiceError | StorageUnavailable) -> str:

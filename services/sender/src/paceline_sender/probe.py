@@ -1,29 +1,29 @@
-"""`/internal/probe` and `/internal/recheck`: the sending leg of a mailbox's connection test."""
+"""`/internal/probe`, `/internal/recheck` and `/internal/revoke`: a mailbox's sending leg tested,
+and its grant taken back."""
 
-import json
 from email import policy
 from email.message import EmailMessage
 from email.utils import format_datetime, make_msgid
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
-import msgspec
 from fastapi import APIRouter
 from pydantic import Base64Bytes, BaseModel, Field
-from sqlalchemy import Row, text
+from sqlalchemy import text
 
-from paceline_common import events, ids, topics
+from paceline_common import events, ids, tokens, topics
 from paceline_common.address import without_addresses
 from paceline_common.clock import Clock
 from paceline_common.db.outbox import Outbox, Outgoing
 from paceline_common.db.session import Database
-from paceline_common.db.sql import Queries
 from paceline_common.http import Problem, ProblemType, public_id
-from paceline_common.keys import KeyService, SealBroken
-from paceline_providers import base
+from paceline_common.keys import KeyService, KeyServiceError, SealBroken
+from paceline_providers import aadsts, base, oauth
 from paceline_providers.base import ProbeResult
+from paceline_providers.proof import TokenRefused, TokenUnavailable
+from paceline_sender.accounts import Accounts, opened
 from paceline_sender.domain.message import is_address
 from paceline_sender.domain.outcome import REMEDIES, trim
-from paceline_sender.transport import Account, SmtpTransport
+from paceline_sender.transport import Account, MailTransport, Unusable
 
 # A mailbox being connected has no row yet: its draft's id was drawn before.
 _IS_SAVED: Final = text(
@@ -44,14 +44,25 @@ UNKNOWN_MAILBOX: Final = ProblemType(
 )
 
 
+GRANT_REMEDY: Final = (
+    "Connect the mailbox again and agree to everything that is asked: the provider does not "
+    "honour the grant, or it does not include what is needed."
+)
+
+
 class ProbeRequest(BaseModel):
-    """A mailbox's sending side, its credential sealed (scope send) for the row `mailbox_id`."""
+    """A mailbox's sending side, its credential sealed (scope send) for the row `mailbox_id`.
+
+    `smtp` for a mailbox that submits to a host, `oauth` for one with a grant.
+    """
 
     workspace_id: Annotated[int, *public_id("ws")]
     mailbox_id: Annotated[int, *public_id("mbx")]
     email: str
     display_name: str | None = None
-    smtp: dict[str, Any]
+    kind: Literal["smtp", "gmail", "graph"] = "smtp"
+    smtp: dict[str, Any] | None = None
+    oauth: dict[str, Any] | None = None
     credential: Base64Bytes
     token: str = Field(pattern=r"^[A-Za-z0-9_-]{8,100}$")
 
@@ -65,86 +76,152 @@ class ProbeAnswer(BaseModel):
     remedy: str
 
 
+class RevokeAnswer(BaseModel):
+    """`result`: what became of the grant at its provider; `message` is the provider's words.
+
+    `none`: the mailbox has no grant, or none that can be read any more.
+    """
+
+    result: Literal["revoked", "already_gone", "not_supported", "failed", "none"]
+    message: str
+
+
 def router(
-    db: Database, keys: KeyService, transport: SmtpTransport, outbox: Outbox, clock: Clock
+    db: Database,
+    keys: KeyService,
+    accounts: Accounts,
+    transport: MailTransport,
+    outbox: Outbox,
+    clock: Clock,
 ) -> APIRouter:
     """Return the routes."""
     routes = APIRouter()
-    queries = Queries("paceline_sender")
 
     @routes.post("/probe")
     async def probe(asked: ProbeRequest) -> ProbeAnswer:
-        result = await _probe(asked, keys, transport, clock)
+        found = await _probe(asked, keys, transport, clock)
         async with db.transaction([asked.workspace_id]) as tx:
             named = {"workspace": asked.workspace_id, "mailbox": asked.mailbox_id}
             if await tx.scalar(_IS_SAVED, named):
-                told = _probed(asked.workspace_id, asked.mailbox_id, answer(result), clock)
+                told = _probed(asked.workspace_id, asked.mailbox_id, found, clock)
                 await outbox.add(tx, [told])
-        return answer(result)
+        return found
 
     @routes.post("/recheck/{workspace_id}/{mailbox_id}")
     async def recheck(workspace_id: str, mailbox_id: str) -> ProbeAnswer:
         """Sign in with what is stored of a mailbox; nothing is sent."""
+        workspace, mailbox = _named(workspace_id, mailbox_id)
         try:
-            workspace, mailbox = ids.decode("ws", workspace_id), ids.decode("mbx", mailbox_id)
-        except ids.InvalidIdError:
-            raise Problem(UNKNOWN_MAILBOX) from None
-        named = {"workspace": workspace, "mailbox": mailbox}
-        async with db.transaction([workspace]) as tx:
-            row = (await tx.execute(queries["load_mailbox"], named)).one_or_none()
-        if row is None:
-            raise Problem(UNKNOWN_MAILBOX)
-        found = await _recheck(row, keys, transport)
+            account = await accounts.load(workspace, mailbox)
+        except SealBroken:
+            remedy = REMEDIES["credential_unreadable"]
+            found = ProbeAnswer(
+                ok=False, code="credential_unreadable", message=remedy, remedy=remedy
+            )
+        else:
+            if account is None:
+                raise Problem(UNKNOWN_MAILBOX)
+            found = answer(await _recheck(account, transport), account)
         async with db.transaction([workspace]) as tx:
             await outbox.add(tx, [_probed(workspace, mailbox, found, clock)])
+        return found
+
+    @routes.post("/revoke/{workspace_id}/{mailbox_id}")
+    async def revoke(workspace_id: str, mailbox_id: str) -> RevokeAnswer:
+        """Take a mailbox's grant back at its provider and drop the tokens kept of it.
+
+        The caller destroys the credential afterwards, whatever the answer.
+        """
+        workspace, mailbox = _named(workspace_id, mailbox_id)
+        found = RevokeAnswer(result="none", message="the mailbox has no grant")
+        try:
+            account = await accounts.load(workspace, mailbox)
+            if account is not None:
+                found = await _revoke(account, transport)
+        except (SealBroken, Unusable) as error:
+            found = RevokeAnswer(result="none", message=str(error))
+        except (KeyServiceError, TokenUnavailable) as error:
+            found = RevokeAnswer(result="failed", message=str(error))
+        await tokens.drop(db, workspace, mailbox)
         return found
 
     return routes
 
 
-def answer(result: ProbeResult) -> ProbeAnswer:
+def answer(result: ProbeResult, account: Account) -> ProbeAnswer:
     """Return what a test found as both routes tell it."""
+    remedy = result.remedy
+    if result.code == "auth_failed" and account.oauth is not None:
+        remedy = GRANT_REMEDY
+        if "AADSTS" in result.message:
+            remedy = aadsts.rule_for("", result.message).sentence
     return ProbeAnswer(
-        ok=result.ok,
-        code=result.code,
-        message=trim(result.message) or "",
-        remedy=result.remedy,
+        ok=result.ok, code=result.code, message=trim(result.message) or "", remedy=remedy
     )
 
 
-async def _recheck(row: Row[Any], keys: KeyService, transport: SmtpTransport) -> ProbeAnswer:
+async def _revoke(account: Account, transport: MailTransport) -> RevokeAnswer:
+    grant_tokens = transport.tokens(account)
+    if grant_tokens is None or account.oauth is None:
+        return RevokeAnswer(result="none", message="the mailbox has no grant")
+    result, words = await oauth.revoke(
+        transport.http,
+        transport.revoke_url(account),
+        (await grant_tokens.newest()).refresh_token,
+    )
+    transport.forget(account)
+    return RevokeAnswer(result=result, message=trim(words) or "")
+
+
+async def _recheck(account: Account, transport: MailTransport) -> ProbeResult:
     try:
-        plain = await keys.open(
-            "send", row.workspace_id, row.credential, table="mailbox", row=row.mailbox_id
-        )
-        account = Account(row.email, row.smtp, json.loads(plain))
-    except (SealBroken, ValueError):
-        remedy = REMEDIES["credential_unreadable"]
-        return ProbeAnswer(ok=False, code="credential_unreadable", message=remedy, remedy=remedy)
-    try:
+        grant_tokens = transport.tokens(account)
         provider = transport.provider(account)
-    except msgspec.ValidationError as error:
-        return answer(base.probe_result("protocol_error", str(error)))
-    return answer(await base.handshake(provider))
+    except Unusable as error:
+        return base.probe_result("protocol_error", str(error))
+    if grant_tokens is not None:
+        # A token that is still good would say nothing about the grant.
+        try:
+            await grant_tokens(grant_tokens.grant.access_token)
+        except TokenRefused as refusal:
+            return base.probe_result("auth_failed", str(refusal))
+        except TokenUnavailable as failure:
+            return base.probe_result("connect_timeout", str(failure))
+    return await base.handshake(provider)
 
 
 async def _probe(
-    asked: ProbeRequest, keys: KeyService, transport: SmtpTransport, clock: Clock
-) -> ProbeResult:
-    if not is_address(asked.email):
-        return base.probe_result("sender_refused", "this address cannot be used in an envelope")
+    asked: ProbeRequest, keys: KeyService, transport: MailTransport, clock: Clock
+) -> ProbeAnswer:
     try:
-        plain = await keys.open(
-            "send", asked.workspace_id, asked.credential, table="mailbox", row=asked.mailbox_id
-        )
-        account = Account(asked.email, asked.smtp, json.loads(plain))
-    except (SealBroken, ValueError):
+        credential = await opened(keys, asked.workspace_id, asked.mailbox_id, asked.credential)
+    except SealBroken:
         raise Problem(CREDENTIAL_UNREADABLE) from None
+    account = Account(
+        workspace_id=asked.workspace_id,
+        mailbox_id=asked.mailbox_id,
+        kind=asked.kind,
+        email=asked.email,
+        smtp=asked.smtp,
+        oauth=asked.oauth,
+        credential=credential,
+    )
+    if not is_address(asked.email):
+        words = "this address cannot be used in an envelope"
+        return answer(base.probe_result("sender_refused", words), account)
     try:
         provider = transport.provider(account)
-    except msgspec.ValidationError as error:
-        return base.probe_result("protocol_error", str(error))
-    return await base.probe(provider, asked.email, message(asked.email, asked.token, clock))
+    except Unusable as error:
+        return answer(base.probe_result("protocol_error", str(error)), account)
+    sent = message(asked.email, asked.token, clock)
+    return answer(await base.probe(provider, asked.email, sent), account)
+
+
+def _named(workspace_id: str, mailbox_id: str) -> tuple[int, int]:
+    try:
+        return ids.decode("ws", workspace_id), ids.decode("mbx", mailbox_id)
+    except ids.InvalidIdError:
+        raise Problem(UNKNOWN_MAILBOX) from None
 
 
 def message(email: str, token: str, clock: Clock) -> bytes:

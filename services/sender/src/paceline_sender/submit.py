@@ -10,7 +10,7 @@ import itertools
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -23,6 +23,7 @@ from paceline_common.db.session import Database
 from paceline_common.db.sql import Queries
 from paceline_common.kafka.quarantine import Fault, classify
 from paceline_common.telemetry import Metrics
+from paceline_providers.base import Fence
 from paceline_sender.batch import Batcher
 from paceline_sender.domain.outcome import (
     REMEDIES,
@@ -86,15 +87,16 @@ class Submitter:
 
     # ---- one message
 
-    async def submit(self, ready: Ready) -> None:
-        """Wait for the slot, claim, submit, record. The caller closes the session.
+    async def submit(self, ready: Ready) -> bool:
+        """Wait for the slot, claim, submit, record; return whether its draft is still needed.
 
-        Once claimed it goes on to its end even while the process is stopping;
-        before that, stopping gives the job back.
+        Once claimed it goes on to its end even while the process is stopping; before that,
+        stopping gives the job back. The caller closes the session, and destroys a draft that
+        is not needed: one that was neither sent nor may prove that it was not.
         """
         verdict = await self._claimed(ready)
-        if verdict is None:
-            return
+        if isinstance(verdict, bool):
+            return verdict
         failpoints.hit("sender.after_claim")
         await self._until(verdict.reading.reached(ready.job.slot_at))
         answer = await ready.session.submit(
@@ -102,67 +104,66 @@ class Submitter:
             ready.recipient,
             ready.data,
             before_mail_from=lambda: self._may_leave(ready.job, verdict.reading),
+            thread=ready.thread,
+            fence=ready.fence,
         )
         failpoints.hit("sender.before_outcome")
-        await self.conclude(ready.job, answer, ready.history, ready.provider, ready.message_id)
+        decision = decide(answer, ready.history, self._clock.now(), self._rng)
+        report = self._report(
+            ready.job, answer, decision, ready.provider, ready.message_id, ready.fence, claimed=True
+        )
+        applied = await self.report(report)
         failpoints.hit("sender.after_outcome")
+        return not (applied and report.leaves_draft)
 
-    async def conclude(
-        self,
-        job: Job,
-        answer: Answer,
-        history: History,
-        provider: str,
-        message_id: str | None,
-    ) -> None:
-        """Decide what `answer` to a claimed job means, and record it."""
-        decision = decide(answer, history, self._clock.now(), self._rng)
-        await self.report(self._report(job, answer, decision, provider, message_id, claimed=True))
-
-    async def connection_failed(
-        self, job: Job, answer: Answer, history: History, provider: str
-    ) -> None:
-        """Give an unclaimed job back because its mailbox could not be reached or signed in to."""
+    async def not_prepared(self, job: Job, answer: Answer, history: History, provider: str) -> None:
+        """End an unclaimed try: its mailbox could not be opened, or took no draft of it."""
         mailbox = (job.workspace_id, job.mailbox_id)
         failures = self._connect_failures.get(mailbox, 0)
         history = History(history.deferrals, history.first_deferred_at, failures)
-        decision = decide(answer, history, self._clock.now(), self._rng)
-        # A hold starts the count anew.
-        self._connect_failures[mailbox] = 0 if decision.hold else failures + 1
-        await self.report(self._report(job, answer, decision, provider, None, claimed=False))
+        decision = decide(answer, history, self._clock.now(), self._rng, claimed=False)
+        # A hold starts the count anew; a wish to wait is no failed connection.
+        if decision.hold is not None:
+            self._connect_failures[mailbox] = 0
+        elif answer.kind == "unsent" and answer.retry_at is None:
+            self._connect_failures[mailbox] = failures + 1
+        await self.report(self._report(job, answer, decision, provider, None, None, claimed=False))
 
-    def connected(self, job: Job) -> None:
+    def prepared(self, job: Job) -> None:
         """Note that the job's mailbox could be signed in to."""
         self._connect_failures.pop((job.workspace_id, job.mailbox_id), None)
 
-    async def report(self, report: Report) -> None:
-        """Record what became of a try; returns when it is committed, however long that takes."""
-        await self._reports.put(report)
+    async def report(self, report: Report) -> bool:
+        """Record what became of a try; return whether the scheduler's job was still this one's.
+
+        Returns when it is committed, however long that takes.
+        """
+        applied = await self._reports.put(report)
         self._metrics.counter("paceline_sends_total").labels(
             report.outcome, report.outcome_class or ""
         ).inc()
+        return applied
 
     # ---- before MAIL FROM
 
-    async def _claimed(self, ready: Ready) -> _Verdict | None:
+    async def _claimed(self, ready: Ready) -> _Verdict | bool:
+        """Return the verdict of a claim, else whether the draft is still needed."""
         job = ready.job
         while True:
             if not await self._until_claim(job):
                 await self.report(_given_back(ready, "sender_stopping"))
-                return None
+                return False
             failpoints.hit("sender.before_claim")
             try:
                 verdict = await self._claims.put(ready)
             except Exception as error:  # noqa: BLE001 - whatever it was, the claim may have committed
                 log.warning("claim failed", **_about(job), **telemetry.describe_error(error))
-                await self.report(_given_back(ready, "claim_failed", claimed=True))
-                return None
+                return not await self.report(_given_back(ready, "claim_failed", claimed=True))
             if verdict.claimed:
                 if verdict.message_id == ready.message_id:
                     return verdict
                 # Another attempt fixed another Message-ID after this one was loaded.
-                await self.report(_given_back(ready, "message_id_changed", claimed=True))
-                return None
+                return not await self.report(_given_back(ready, "message_id_changed", claimed=True))
             self._metrics.counter("paceline_claims_refused_total").labels(
                 verdict.reason.partition(":")[0]
             ).inc()
@@ -174,7 +175,7 @@ class Submitter:
             log.info("claim refused", reason_code=verdict.reason, **_about(job))
             if verdict.reason not in _GONE:
                 await self.report(_refused(ready, verdict.reason))
-            return None
+            return False
 
     async def _until_claim(self, job: Job) -> bool:
         """Return True when it is time to claim, False when the process stops before."""
@@ -226,6 +227,7 @@ class Submitter:
                     "message_ids": [ready.message_id for ready in batch],
                     "subjects": [ready.subject for ready in batch],
                     "references": [_json_list(ready.references) for ready in batch],
+                    "drafts": [_json_fence(ready.fence) for ready in batch],
                     "variants": [ready.variant for ready in batch],
                     "instance": self._instance_id,
                 },
@@ -255,6 +257,7 @@ class Submitter:
         decision: Decision,
         provider: str,
         message_id: str | None,
+        fence: Fence | None,
         *,
         claimed: bool,
     ) -> Report:
@@ -273,10 +276,13 @@ class Submitter:
             text=text,
             provider_message_id=answer.provider_message_id,
             at=self._clock.now(),
-            hold=_hold(decision.hold, text),
+            hold=_hold(decision.hold, text, answer.credential_version),
+            sent_message_id=answer.message_id,
+            thread_id=answer.thread_id,
+            fence=fence,
         )
 
-    async def _finish(self, batch: Sequence[Report]) -> list[None]:
+    async def _finish(self, batch: Sequence[Report]) -> list[bool]:
         # One after the other, so that the job's row decides between an answer
         # and a doubt; of two in one transaction both would count as applied.
         first: dict[tuple[int, int], Report] = {}
@@ -287,31 +293,34 @@ class Submitter:
                 again.append(report)
             else:
                 first[place] = report
-        await self._finish_each_job(list(first.values()))
-        if again:
-            await self._finish(again)
-        return [None] * len(batch)
+        applied = await self._finish_each_job(list(first.values()))
+        late = iter(await self._finish(again)) if again else iter(())
+        return [
+            report.job.key in applied
+            if first[report.job.workspace_id, report.job.job_id] is report
+            else next(late)
+            for report in batch
+        ]
 
-    async def _finish_each_job(self, batch: Sequence[Report]) -> None:
+    async def _finish_each_job(self, batch: Sequence[Report]) -> set[tuple[int, int, int]]:
         for attempt in itertools.count():
             try:
-                await self._record(batch)
+                return await self._record(batch)
             except Exception as error:  # noqa: BLE001 - an answer must not be lost to any of them
                 about = {"count": len(batch), **telemetry.describe_error(error)}
                 if classify(error) is not Fault.DEPENDENCY:
                     if len(batch) > 1:
-                        await asyncio.gather(*(self._finish_each_job([report]) for report in batch))
-                        break
+                        alone = [self._finish_each_job([report]) for report in batch]
+                        return set().union(*await asyncio.gather(*alone))
                     if attempt >= _BUG_TRIES:
                         # Its attempt stays open: the reconciler names it in doubt.
                         log.error("outcome given up", **about, **_about(batch[0].job))
                         break
                 log.warning("outcome not recorded yet", attempt=attempt + 1, **about)
                 await asyncio.sleep(_RETRY_S[min(attempt, len(_RETRY_S) - 1)])
-            else:
-                break
+        return set()
 
-    async def _record(self, batch: Sequence[Report]) -> None:
+    async def _record(self, batch: Sequence[Report]) -> set[tuple[int, int, int]]:
         jobs = [report.job for report in batch]
         async with self._db.transaction(job.workspace_id for job in jobs) as tx:
             # Gates before jobs: the order in which every transaction locks them.
@@ -349,6 +358,14 @@ class Submitter:
                     "texts": [report.text for report in told],
                     "provider_message_ids": [report.provider_message_id for report in told],
                     "sent_ats": [report.at for report in told],
+                    "drafts": [_json_fence(report.fence) for report in told],
+                    # Of one that is in doubt whatever its answer, the draft is the only proof.
+                    "left_drafts": [
+                        report.leaves_draft and (report.job.key in applied or not report.claimed)
+                        for report in told
+                    ],
+                    "sent_message_ids": [report.sent_message_id for report in told],
+                    "thread_ids": [report.thread_id for report in told],
                 },
             )
             for report in batch:
@@ -356,6 +373,7 @@ class Submitter:
                     outgoing += facts(report, self._clock.now())
             await self._outbox.add(tx, outgoing)
             failpoints.hit("sender.before_outcome_commit")
+        return applied
 
     async def _tell_scheduler(
         self, tx: AsyncConnection, batch: Sequence[Report]
@@ -398,7 +416,7 @@ class Submitter:
     ) -> list[Outgoing]:
         job = report.job
         # The scheduler writes the audit record of its gates itself.
-        await tx.execute(
+        suspended = await tx.scalar(
             self._queries["suspend"],
             {
                 "workspace": job.workspace_id,
@@ -406,8 +424,12 @@ class Submitter:
                 "reason": hold.reason,
                 "until": hold.until,
                 "detail": hold.detail,
+                "credential_version": hold.credential_version,
             },
         )
+        if suspended is None:
+            log.info("connected anew meanwhile", reason_code=hold.reason, **_about(job))
+            return []
         now = self._clock.now()
         log.warning("mailbox suspended", reason_code=hold.reason, **_about(job))
         return [
@@ -437,6 +459,7 @@ def _given_back(ready: Ready, reason: str, *, claimed: bool = False) -> Report:
         claimed=claimed,
         provider=ready.provider,
         message_id=ready.message_id,
+        fence=ready.fence,
     )
 
 
@@ -448,13 +471,20 @@ def _refused(ready: Ready, reason: str) -> Report:
         claimed=False,
         provider=ready.provider,
         message_id=ready.message_id,
+        fence=ready.fence,
     )
 
 
-def _hold(hold: Hold | None, text: str | None) -> HoldRequest | None:
+def _hold(
+    hold: Hold | None, text: str | None, credential_version: int | None
+) -> HoldRequest | None:
     if hold is None:
         return None
-    return HoldRequest(hold.reason, hold.until, text or REMEDIES[hold.reason])
+    return HoldRequest(hold.reason, hold.until, text or REMEDIES[hold.reason], credential_version)
+
+
+def _json_fence(fence: Fence | None) -> str | None:
+    return None if fence is None else json.dumps(asdict(fence))
 
 
 def _json_list(items: Sequence[str]) -> str:

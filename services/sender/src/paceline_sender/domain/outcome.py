@@ -136,11 +136,15 @@ def _unsent(answer: Answer, history: History, now: datetime, rng: random.Random)
         case failed_class:
             failures = history.connect_failures + 1
             until = now + retry.CONNECT_HOLD
+            later = now + retry.backoff(failures, rng)
+            if answer.reason == "auth_failed":
+                # Too many sign-ins are not mended by more of them (PROVIDERS §1.5, 454).
+                later = max(later, until)
             return Decision(
                 "unsent",
                 failed_class,
                 answer.reason or "connect_failed",
-                now + retry.backoff(failures, rng),
+                later,
                 Hold("connect_failed", until)
                 if failures >= retry.CONNECT_FAILURES_BEFORE_HOLD
                 else None,

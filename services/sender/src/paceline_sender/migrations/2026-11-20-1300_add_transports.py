@@ -13,7 +13,19 @@ SCHEMA = "sender"
 def upgrade() -> None:
     create_token_table(op, SCHEMA)
     # What the attempt was to send, where that was a draft: kind, draft_id, provider_message_id.
-    op.execute("ALTER TABLE sender.attempt ADD COLUMN draft jsonb")
+    # `draft_left_at`: since when nobody needs it any more, until it is destroyed.
+    op.execute(
+        """
+        ALTER TABLE sender.attempt
+            ADD COLUMN draft jsonb,
+            ADD COLUMN draft_left_at timestamptz,
+            ADD CONSTRAINT attempt_draft_check CHECK (draft_left_at IS NULL OR draft IS NOT NULL)
+        """
+    )
+    op.execute(
+        "CREATE INDEX attempt_draft_left_at_idx ON sender.attempt (draft_left_at)"
+        " WHERE draft_left_at IS NOT NULL"
+    )
     # What recipients see where the provider rewrote it, and the provider's conversation:
     # the latter means something in that mailbox only.
     op.execute(

@@ -23,8 +23,9 @@ class Attempt(Base):  # type: ignore[misc, valid-type]
     a claim ended before anything could leave: connecting, signing in, rendering,
     or the claim itself refused. `draft` is what it was to send where the provider
     has drafts: `kind`, `draft_id`, `provider_message_id`; destroying it proves the
-    try unsent. `text` is the server's own answer and may quote the recipient's
-    address: it leaves by `v_send_log` only.
+    try unsent; `draft_left_at`: since when nobody needs it, until it is destroyed.
+    `text` is the server's own answer and may quote the recipient's address: it
+    leaves by `v_send_log` only.
     """
 
     __tablename__ = "attempt"
@@ -39,6 +40,8 @@ class Attempt(Base):  # type: ignore[misc, valid-type]
             postgresql_where=text("claimed_at IS NOT NULL"),
         ),
         Index("attempt_open_idx", "claimed_at", postgresql_where=text("outcome IS NULL")),
+        Index(None, "draft_left_at", postgresql_where=text("draft_left_at IS NOT NULL")),
+        CheckConstraint("draft_left_at IS NULL OR draft IS NOT NULL", name="draft"),
         CheckConstraint("(outcome IS NULL) = (finished_at IS NULL)", name="finished"),
         CheckConstraint(
             "outcome IN ('accepted', 'deferred', 'rejected', 'failed', 'in_doubt', 'unsent',"
@@ -82,6 +85,7 @@ class Attempt(Base):  # type: ignore[misc, valid-type]
     text: Mapped[str | None]
     provider_message_id: Mapped[str | None]
     draft: Mapped[dict[str, Any] | None]
+    draft_left_at: Mapped[datetime | None]
 
 
 class Message(Base):  # type: ignore[misc, valid-type]

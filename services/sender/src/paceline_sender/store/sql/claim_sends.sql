@@ -11,10 +11,11 @@ WITH asked AS (
         CAST(:enrollments AS bigint[]), CAST(:campaigns AS bigint[]), CAST(:steps AS int[]),
         CAST(:mailboxes AS bigint[]), CAST(:providers AS text[]), CAST(:not_afters AS timestamptz[]),
         CAST(:message_ids AS text[]), CAST(:subjects AS text[]), CAST(:references AS jsonb[]),
-        CAST(:variants AS text[])
+        CAST(:variants AS text[]),
+        CAST(:drafts AS jsonb[])
     ) AS t (
         workspace_id, job_id, fence, enrollment_id, campaign_id, step, mailbox_id, provider,
-        not_after, message_id, subject, references_, variant
+        not_after, message_id, subject, references_, variant, draft
     )
 ),
 verdict AS MATERIALIZED (
@@ -32,7 +33,7 @@ claimed AS MATERIALIZED (
 written_attempt AS (
     INSERT INTO sender.attempt (
         workspace_id, job_id, fence, attempt_no, enrollment_id, campaign_id, step, mailbox_id,
-        provider, message_id, instance_id, claimed_at, not_after
+        provider, message_id, instance_id, claimed_at, not_after, draft
     )
     SELECT
         c.workspace_id, c.job_id, c.fence,
@@ -42,7 +43,7 @@ written_attempt AS (
             WHERE p.workspace_id = c.workspace_id AND p.job_id = c.job_id
         ),
         c.enrollment_id, c.campaign_id, c.step, c.mailbox_id, c.provider, c.message_id,
-        CAST(:instance AS uuid), c.db_now, c.not_after
+        CAST(:instance AS uuid), c.db_now, c.not_after, c.draft
     FROM claimed AS c
 ),
 written_message AS (

@@ -3,7 +3,7 @@
 --     that still is what its slot says (reserved, same fence); a mailbox or step that is gone
 --     leaves nulls, a file that is gone one without a storage_key. `sent` is the conversation so far: [[message_id, subject], …], oldest first.
 --     `thread_id` and `previous_id` are the provider's ids of the last message of it that this
---     same mailbox sent.
+--     same mailbox sent, `previous_message_id` the Message-ID that it arrived with.
 SELECT
     c.workspace_id, c.job_id, c.kind, c.fence, c.enrollment_id, c.campaign_id, c.step,
     coalesce(CAST(:as_mailbox AS bigint), c.mailbox_id) AS mailbox_id, c.email AS to_email, c.first_name, c.last_name, c.company, c.fields,
@@ -13,7 +13,7 @@ SELECT
     m.return_path, m.encoding, m.headers AS mailbox_headers, m.signature_text, m.signature_html,
     m.tracking_domain, w.headers AS workspace_headers, g.track_opens, g.track_clicks,
     s.smtp, s.oauth, s.credential, s.credential_version, s.version AS settings_version,
-    thread.thread_id, thread.previous_id,
+    thread.thread_id, thread.previous_id, thread.previous_message_id,
     t.subject, t.text_template, t.html_template, t.variants, files.attachments,
     own.message_id, own.variant,
     coalesce(earlier.sent, '[]'::jsonb) AS sent,
@@ -59,7 +59,8 @@ LEFT JOIN LATERAL (
       AND e.job_id <> c.job_id AND e.submitted_at IS NOT NULL
 ) AS earlier ON true
 LEFT JOIN LATERAL (
-    SELECT e.thread_id, e.provider_message_id AS previous_id
+    SELECT e.thread_id, e.provider_message_id AS previous_id,
+        coalesce(e.sent_message_id, e.message_id) AS previous_message_id
     FROM sender.message AS e
     WHERE e.workspace_id = c.workspace_id AND e.enrollment_id = c.enrollment_id
       AND e.job_id <> c.job_id AND e.submitted_at IS NOT NULL
