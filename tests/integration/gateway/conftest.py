@@ -90,7 +90,7 @@ def peers_server() -> Iterator[Peers]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])) or "null")
             if self.path == "/internal/probe":
                 self.answer(peers.probe(body))
             else:

@@ -20,6 +20,7 @@ from tests.twins.graph.mailbox import (
     rendered,
     stamp,
 )
+from tests.twins.graph.oauth import object_id
 from tests.twins.graph.query import expanded, matching, ordered, selected
 from tests.twins.wire import Request, Response
 
@@ -74,7 +75,7 @@ class MailCall:
             200,
             {
                 "@odata.context": "https://graph.microsoft.com/v1.0/$metadata#users/$entity",
-                "id": str(uuid4()),
+                "id": object_id(self.mailbox.email),
                 "displayName": self.mailbox.display_name,
                 "givenName": self.mailbox.display_name.partition(" ")[0],
                 "surname": self.mailbox.display_name.partition(" ")[2],

@@ -6,13 +6,14 @@ shows them; codes as reference-error-codes does.
 
 import base64
 import hashlib
+import json
 import secrets
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
-from uuid import uuid4
+from uuid import NAMESPACE_DNS, uuid4, uuid5
 
 from tests.twins import pages
 from tests.twins.wire import Request, Response
@@ -47,6 +48,11 @@ _WORDS: Final[Mapping[int, tuple[str, str]]] = {
     7000215: ("invalid_client", "Invalid client secret provided."),
     7000222: ("invalid_client", "The provided client secret keys for the app are expired."),
 }  # fmt: skip
+
+
+def object_id(email: str) -> str:
+    """Return a user's id in the directory."""
+    return str(uuid5(NAMESPACE_DNS, email))
 
 
 class TokenError(Exception):
@@ -100,6 +106,7 @@ class Identity:
     clients: dict[str, str] = field(default_factory=lambda: {CLIENT_ID: CLIENT_SECRET})
     redirect_uris: set[str] = field(default_factory=set)
     interactive: bool = False
+    tenant: str = "0a1b2c3d-0000-4000-8000-000000007717"
     needs_admin: bool = False
     admins: set[str] = field(default_factory=set)
     consented_apps: set[str] = field(default_factory=set)
@@ -125,7 +132,7 @@ class Identity:
             "token_type": "Bearer",
             "scope": " ".join(
                 sorted(
-                    GRAPH + scope
+                    scope if "://" in scope else GRAPH + scope
                     for scope in scopes
                     if scope not in ("offline_access", "openid", "profile", "email")
                 )
@@ -135,6 +142,20 @@ class Identity:
             "access_token": access,
             "refresh_token": refresh,
         }
+
+    def id_token(self, email: str, client: str) -> str:
+        """Tell who signed in (identity-platform/id-token-claims-reference); nobody signs it."""
+        claims = {
+            "aud": client, "iss": f"https://login.microsoftonline.com/{self.tenant}/v2.0",
+            "tid": self.tenant, "oid": object_id(email), "sub": secrets.token_urlsafe(32),
+            "preferred_username": email, "email": email, "name": "Ann North",
+            "iat": int(self.now().timestamp()),
+            "exp": int((self.now() + self.lifetime).timestamp()), "ver": "2.0",
+        }  # fmt: skip
+        parts = (json.dumps({"alg": "RS256", "typ": "JWT"}), json.dumps(claims), "twin")
+        return ".".join(
+            base64.urlsafe_b64encode(part.encode()).rstrip(b"=").decode() for part in parts
+        )
 
     def revoke(self, email: str, number: int = 50173) -> None:
         """End every token of a user: password change, or an admin's revocation."""
@@ -292,6 +313,8 @@ class Identity:
         granted = self.grant(code.email, code.scopes, code.client_id)
         if "offline_access" not in code.scopes:
             del self.refresh[granted.pop("refresh_token")]
+        if "openid" in code.scopes:
+            granted["id_token"] = self.id_token(code.email, code.client_id)
         return granted
 
     def _redeem_refresh(self, form: Mapping[str, str]) -> dict[str, Any]:

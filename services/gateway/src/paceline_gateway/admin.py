@@ -49,7 +49,8 @@ PublisherName = Annotated[str, typer.Argument(help="Lower case letters, digits a
 
 
 @contextmanager
-def _transaction(settings: AdminSettings) -> Iterator[Connection]:
+def transaction(settings: AdminSettings) -> Iterator[Connection]:
+    """One transaction as `admin`."""
     with settings.engine.begin() as tx:
         yield tx
 
@@ -72,14 +73,14 @@ def create_workspace(
         refuse(f"{country!r} is no country whose holidays are known; write two letters, like DE")
     settings = AdminSettings()
     keys = KeyAdmin(settings)
-    with _transaction(settings) as tx:
+    with transaction(settings) as tx:
         number = tx.execute(
             insert(Workspace)
             .values(name=name, timezone=timezone, country=country)
             .returning(Workspace.workspace_id)
         ).scalar_one()
         public = ids.encode("ws", number)
-        _audit(tx, "workspace.created", public, workspace_id=public)
+        audit(tx, "workspace.created", public, workspace_id=public)
         # Before the commit: a workspace without keys cannot seal a password.
         asyncio.run(keys.create_workspace_keys(number))
     keys.close()
@@ -89,7 +90,7 @@ def create_workspace(
 @workspace.command("list")
 def list_workspaces(json_: JsonFlag = False) -> None:
     """List all workspaces."""
-    with _transaction(AdminSettings()) as tx:
+    with transaction(AdminSettings()) as tx:
         rows = tx.execute(select(Workspace.__table__).order_by(Workspace.workspace_id)).all()
     show_rows(
         [
@@ -126,7 +127,7 @@ def create_key(
     if unknown := sorted(set(scopes) - set(apikey.SCOPES)):
         refuse(f"no such scope: {', '.join(unknown)}; there are {', '.join(apikey.SCOPES)}")
     made = apikey.issue(secrets.token_bytes(apikey.SECRET_BYTES))
-    with _transaction(AdminSettings()) as tx:
+    with transaction(AdminSettings()) as tx:
         number = _workspace(tx, workspace_id)
         key_id = tx.execute(
             insert(ApiKey)
@@ -140,14 +141,14 @@ def create_key(
             .returning(ApiKey.key_id)
         ).scalar_one()
         public = ids.encode("key", key_id)
-        _audit(tx, "key.created", public, workspace_id=workspace_id, scopes=" ".join(scopes))
+        audit(tx, "key.created", public, workspace_id=workspace_id, scopes=" ".join(scopes))
     show({"key_id": public, "key": made, "scopes": scopes}, json_)
 
 
 @key.command("list")
 def list_keys(workspace_id: WorkspaceId, json_: JsonFlag = False) -> None:
     """List the keys of a workspace by their first characters."""
-    with _transaction(AdminSettings()) as tx:
+    with transaction(AdminSettings()) as tx:
         number = _workspace(tx, workspace_id)
         rows = tx.execute(
             select(ApiKey.__table__).where(ApiKey.workspace_id == number).order_by(ApiKey.key_id)
@@ -176,7 +177,7 @@ def revoke_key(
     """Revoke an API key; the next request with it is refused."""
     number = _decode("key", key_id)
     now = datetime.now(UTC)
-    with _transaction(AdminSettings()) as tx:
+    with transaction(AdminSettings()) as tx:
         row = tx.execute(
             update(ApiKey)
             .where(ApiKey.key_id == number, ApiKey.revoked_at.is_(None))
@@ -185,7 +186,7 @@ def revoke_key(
         ).one_or_none()
         if row is None:
             refuse("there is no such key, or it was revoked before")
-        _audit(tx, "key.revoked", key_id, workspace_id=ids.encode("ws", row.workspace_id))
+        audit(tx, "key.revoked", key_id, workspace_id=ids.encode("ws", row.workspace_id))
     show({"key_id": key_id, "revoked_at": now}, json_)
 
 
@@ -208,9 +209,9 @@ def add_publisher(
     if not _NAME.fullmatch(name):
         refuse(f"{name!r} is no publisher name: lower case letters, digits, dashes, at most 40")
     settings = AdminSettings()
-    with _transaction(settings) as tx:
+    with transaction(settings) as tx:
         tx.execute(upsert(Publisher).values(publisher=name).on_conflict_do_nothing())
-        _audit(tx, "publisher.added", name)
+        audit(tx, "publisher.added", name)
         for one in workspace_id or []:
             _allow(tx, name, one)
         password = secrets.token_urlsafe(24)
@@ -246,7 +247,7 @@ def allow_publisher(
     name: PublisherName, workspace_id: WorkspaceId, json_: JsonFlag = False
 ) -> None:
     """Let a publisher enroll into one more workspace."""
-    with _transaction(AdminSettings()) as tx:
+    with transaction(AdminSettings()) as tx:
         _allow(tx, name, workspace_id)
     show({"publisher": name, "workspace_id": workspace_id}, json_)
 
@@ -254,7 +255,7 @@ def allow_publisher(
 @publisher.command("list")
 def list_publishers(json_: JsonFlag = False) -> None:
     """List publishers and the workspaces each may use."""
-    with _transaction(AdminSettings()) as tx:
+    with transaction(AdminSettings()) as tx:
         names = tx.execute(select(Publisher.publisher).order_by(Publisher.publisher)).scalars()
         allowed: dict[str, list[str]] = {name: [] for name in names}
         for row in tx.execute(
@@ -277,12 +278,12 @@ def list_publishers(json_: JsonFlag = False) -> None:
 def remove_publisher(name: PublisherName, json_: JsonFlag = False) -> None:
     """Take a publisher's rights away; its topic stays until its retention has passed."""
     settings = AdminSettings()
-    with _transaction(settings) as tx:
+    with transaction(settings) as tx:
         tx.execute(delete(PublisherWorkspace).where(PublisherWorkspace.publisher == name))
         gone = tx.execute(delete(Publisher).where(Publisher.publisher == name)).rowcount
         if not gone:
             refuse(f"there is no publisher {name!r}")
-        _audit(tx, "publisher.removed", name)
+        audit(tx, "publisher.removed", name)
         try:
             kafka_publishers.withdraw(settings, name)
             answer = "withdrawn"
@@ -301,7 +302,7 @@ def list_quarantine(
 ) -> None:
     """List what belongs to the installation; tenants see their own by the API."""
     where = "" if settled else " AND settled_at IS NULL"
-    with _transaction(AdminSettings()) as tx:
+    with transaction(AdminSettings()) as tx:
         rows = tx.execute(
             text(
                 f"SELECT * FROM ({_ALL_QUARANTINES}) AS q WHERE workspace_id IS NULL{where}"  # noqa: S608 - constants
@@ -350,7 +351,7 @@ def replay_quarantine(
     settings = AdminSettings()
     email_validator.TEST_ENVIRONMENT = settings.accept_test_domains
     repaired = None if lead is None else json.loads(lead.read_text())
-    with _transaction(settings) as tx:
+    with transaction(settings) as tx:
         target = _workspace(tx, workspace_id)
         row = tx.execute(
             text(
@@ -366,7 +367,7 @@ def replay_quarantine(
         except Problem as problem:
             refuse(f"{problem.kind.title}: {problem.detail or problem.kind.remedy}")
         _publish(tx, event.topic, event.key, event.body, event.event_id)
-        _audit(tx, "quarantine.replayed", quarantine_id, workspace_id=workspace_id)
+        audit(tx, "quarantine.replayed", quarantine_id, workspace_id=workspace_id)
     show({"id": quarantine_id, "event_id": event.event_id}, json_)
 
 
@@ -388,7 +389,7 @@ def _allow(tx: Connection, name: str, public: str) -> None:
         .on_conflict_do_nothing()
     ).rowcount
     if fresh:
-        _audit(tx, "publisher.allowed", name, workspace_id=public)
+        audit(tx, "publisher.allowed", name, workspace_id=public)
 
 
 def _decode(kind: ids.Kind, public: str) -> int:
@@ -398,9 +399,10 @@ def _decode(kind: ids.Kind, public: str) -> int:
         refuse(str(error))
 
 
-def _audit(
+def audit(
     tx: Connection, action: str, subject: str, *, workspace_id: str = "", **detail: str
 ) -> None:
+    """Record what the operator did; commits with `tx`. No secrets in `detail`."""
     body = events.AuditRecorded(
         workspace_id=workspace_id,
         action=action,

@@ -19,8 +19,11 @@ from paceline_gateway.api import (
     issues,
     leads,
     mailboxes,
+    oauth,
+    oauth_pages,
     pacing,
     pools,
+    presets,
     quarantine,
     receipts,
     reports,
@@ -33,6 +36,7 @@ from paceline_gateway.api import (
 from paceline_gateway.api.types import ProblemOut
 from paceline_gateway.consumers import subscriptions
 from paceline_gateway.failpoints import FAILPOINTS
+from paceline_gateway.oauth import OAuthClient
 from paceline_gateway.pacing import Pacing
 from paceline_gateway.parts import Parts
 from paceline_gateway.probe import Prober
@@ -40,10 +44,11 @@ from paceline_gateway.settings import GatewaySettings
 from paceline_gateway.settling import Settling
 
 ROUTERS = (
-    workspace.router, mailboxes.router, pools.router, campaigns.router, campaign_life.router,
-    pacing.router, shaping.router, suspensions.router, reports.router, leads.router,
-    imports.router, enrollments.router, suppressions.router, sendlog.router, doubts.router,
-    quarantine.router, receipts.router, issues.router, unsubscribe.router,
+    workspace.router, mailboxes.router, presets.router, oauth.router, oauth_pages.router,
+    pools.router, campaigns.router, campaign_life.router, pacing.router, shaping.router,
+    suspensions.router, reports.router, leads.router, imports.router, enrollments.router,
+    suppressions.router, sendlog.router, doubts.router, quarantine.router, receipts.router,
+    issues.router, unsubscribe.router,
 )  # fmt: skip
 
 
@@ -65,6 +70,7 @@ def build(settings: GatewaySettings) -> Service:
         prober=Prober(settings),
         pacing=Pacing(settings),
         settling=Settling(settings.sender_url, settings.sender_token),
+        oauth=OAuthClient(settings, service.clock),
         clock=service.clock,
     )
     service.http.state.parts = parts

@@ -9,6 +9,7 @@ from paceline_common.address import AddressHasher
 from paceline_common.clock import Clock
 from paceline_common.db import Database, Outbox
 from paceline_common.keys import ADDRESS_HASH_SECRET, KeyService
+from paceline_gateway.oauth import OAuthClient
 from paceline_gateway.pacing import Pacing
 from paceline_gateway.probe import Prober
 from paceline_gateway.settings import GatewaySettings
@@ -26,6 +27,7 @@ class Parts:
     prober: Prober
     pacing: Pacing
     settling: Settling
+    oauth: OAuthClient
     clock: Clock
     _hasher: AddressHasher | None = field(default=None, init=False)
 

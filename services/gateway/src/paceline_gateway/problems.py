@@ -53,6 +53,79 @@ SERVERS_INCOMPLETE = ProblemType(
     "Send both `smtp` and `imap` to reach it by servers instead, or reconnect it with "
     "POST /v1/oauth/{provider}/flows.",
 )  # fmt: skip
+OAUTH_APP_MISSING = ProblemType(
+    "oauth_app_missing", 409, "No OAuth app is set up for this provider",
+    "Set one with PUT /v1/oauth/apps/{provider}, or ask the operator to "
+    "(paceline-admin oauth-app set).",
+)  # fmt: skip
+OAUTH_REACHED_OTHERWISE = ProblemType(
+    "oauth_reached_otherwise", 409, "One leg alone is renewed the way the mailbox is reached",
+    "Leave `leg` out to reconnect both, or ask for the same kind of access.",
+)  # fmt: skip
+OAUTH_LINK_UNKNOWN = ProblemType(
+    "oauth_link_unknown", 404, "The link is not valid",
+    "It may have been cut off: open it whole, or ask for a new one.",
+)  # fmt: skip
+OAUTH_LINK_USED = ProblemType(
+    "oauth_link_used", 410, "The link was used already",
+    "A start link works once: ask for a new one (POST /v1/oauth/{provider}/flows).",
+)  # fmt: skip
+OAUTH_FLOW_EXPIRED = ProblemType(
+    "oauth_flow_expired", 410, "Connecting took too long",
+    "Nothing was saved: ask for a new link (POST /v1/oauth/{provider}/flows) and go on at once.",
+)  # fmt: skip
+OAUTH_STATE_UNKNOWN = ProblemType(
+    "oauth_state_unknown", 400, "This way back from the provider is none of ours",
+    "Start again from the link that Paceline gave out.",
+)  # fmt: skip
+OAUTH_STATE_USED = ProblemType(
+    "oauth_state_used", 409, "This way back from the provider was gone already",
+    "Nothing was changed by coming twice: look at the flow, or start again with a new link.",
+)  # fmt: skip
+OAUTH_WRONG_SESSION = ProblemType(
+    "oauth_wrong_session", 403, "The sign-in was begun in another browser",
+    "Finish it in the browser that opened the link, with cookies allowed.",
+)  # fmt: skip
+OAUTH_ACCESS_DENIED = ProblemType(
+    "oauth_access_denied", 403, "Consent was not given",
+    "Start again with a new link and agree to what is asked.",
+)  # fmt: skip
+OAUTH_ADMIN_CONSENT_REQUIRED = ProblemType(
+    "oauth_admin_consent_required", 403, "An administrator of the organization has to consent",
+    "Send `admin_consent_url` to an administrator; when they have consented, start again.",
+)  # fmt: skip
+OAUTH_ADMIN_REFUSED = ProblemType(
+    "oauth_admin_refused", 403, "The administrator's consent was not given",
+    "Ask the administrator to open `admin_consent_url` again and to agree.",
+)  # fmt: skip
+OAUTH_SCOPES_MISSING = ProblemType(
+    "oauth_scopes_missing", 422, "Not everything that was asked for was granted",
+    "Start again and leave every box ticked, or ask for less (`access`).",
+)  # fmt: skip
+OAUTH_NO_REFRESH_TOKEN = ProblemType(
+    "oauth_no_refresh_token", 502, "The provider gave no lasting grant",
+    "Start again; if it stays, take the app's access away in the account's settings first.",
+)  # fmt: skip
+OAUTH_WRONG_ACCOUNT = ProblemType(
+    "oauth_wrong_account", 409, "Somebody else's account signed in",
+    "Start again and choose the account of the mailbox that is connected.",
+)  # fmt: skip
+OAUTH_GRANT_REFUSED = ProblemType(
+    "oauth_grant_refused", 403, "The provider refused the grant",
+    "`detail` holds its words; start again when that is mended.",
+)  # fmt: skip
+OAUTH_APP_REFUSED = ProblemType(
+    "oauth_app_refused", 502, "The provider refuses the OAuth app",
+    "Check its client id, secret, tenant and redirect address (GET /v1/oauth/apps).",
+)  # fmt: skip
+OAUTH_PROFILE_UNREADABLE = ProblemType(
+    "oauth_profile_unreadable", 502, "The account's address could not be read",
+    "Sign in with an account that has a mailbox of its own; `detail` holds the provider's words.",
+)  # fmt: skip
+OAUTH_PROVIDER_UNAVAILABLE = ProblemType(
+    "oauth_provider_unavailable", 503, "The provider's sign-in does not work at the moment",
+    "Start again in a while.",
+)  # fmt: skip
 POOL_IN_USE = ProblemType(
     "pool_in_use", 409, "Campaigns use the pool",
     "Take it out of the tiers of the campaigns listed in `campaigns` first.",

@@ -1,5 +1,7 @@
 """The gateway's settings."""
 
+from pathlib import Path
+
 from pydantic import Field, SecretStr
 
 from paceline_common.settings import OAuthEndpoints, ServiceSettings
@@ -19,6 +21,10 @@ class GatewaySettings(ServiceSettings, OAuthEndpoints):
     scheduler_url: str
     scheduler_token: SecretStr
     public_url: str
+    # Trusted besides the system's CAs, where OAuth providers are asked.
+    tls_ca_file: Path | None = None
+    # How long a person may take from the start link to the last consent.
+    oauth_flow_s: int = Field(default=1800, ge=60, le=86_400)
     # Addresses in `.test` (RFC 2606) reach nobody: only for trying an installation out.
     accept_test_domains: bool = False
 

@@ -177,3 +177,68 @@ GRANTS: Final[tuple[Grant, ...]] = (
         loses=_NO_FENCE + _NO_THREADS,
     ),
 )  # fmt: skip
+
+
+_HEAD: Final = (
+    "| access | consents | reached by | sends with | reads with"
+    " | fence | threads | read-back | finds sent | what it loses |"
+)
+
+
+def markdown() -> str:
+    """Return `docs/oauth-grants.md`."""
+    lines = [
+        "# What each OAuth grant allows",
+        "",
+        "Generated from `services/gateway/src/paceline_gateway/domain/consent.py` by `make docs`;",
+        "`tests/unit/gateway/test_consent.py` holds it against what the providers' code says of",
+        "these scopes.",
+        "",
+        "- **fence**: the message lies with the provider as a draft before it is sent. Deleting it",
+        "  proves that nothing was sent, so that a submission in doubt can be tried again.",
+        "- **threads**: follow-ups join the conversation by the provider's own id as well.",
+        "- **read-back**: the sender learns the Message-ID that recipients see.",
+        "- **finds sent**: sent mail can be looked through when a submission is in doubt.",
+        "",
+        "One consent by default, sealed once for sending and once for reading. With separate",
+        "consents the two share no token: neither service can do the other's work with its own.",
+        "Beside the mail scopes the profile is asked for, for the address and the display name:",
+        "",
+    ]
+    for provider in OAUTH_PROVIDERS:
+        grant = find(provider, "full", separate=False)
+        profile = [f"`{one}`" for one in grant.asked("both") if one not in grant.scopes("both")]
+        lines.append(f"- {provider.capitalize()}: {', '.join(profile)}")
+    for provider in OAUTH_PROVIDERS:
+        lines += [
+            "",
+            f"## {provider.capitalize()}",
+            "",
+            _HEAD,
+            "|---|---|---|---|---|---|---|---|---|---|",
+        ]
+        lines += [_row(one) for one in GRANTS if one.provider == provider]
+    lines += [
+        "",
+        "Google counts all live refresh tokens of an account and app (100, the oldest dies first);",
+        "revoking one ends the account's whole grant to that app. Microsoft lets no application",
+        "revoke a grant: the user does it at myapps.microsoft.com, an administrator in Entra; its",
+        "tokens may hold whatever else the user consented to for the same app.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _row(grant: Grant) -> str:
+    cells = [
+        f"`{grant.access}`",
+        "separate" if grant.separate else "one",
+        f"`{grant.kind}`",
+        *(", ".join(f"`{scope}`" for scope in legs) for legs in (grant.send, grant.read)),
+        *(
+            "yes" if has else "–"
+            for has in (grant.fence, grant.threads, grant.reads_back, grant.finds_sent)
+        ),
+        grant.loses,
+    ]
+    return "| " + " | ".join(cells) + " |"

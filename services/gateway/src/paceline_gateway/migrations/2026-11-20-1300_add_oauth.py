@@ -85,7 +85,6 @@ def upgrade() -> None:
             reconnects boolean DEFAULT false NOT NULL,
             state text DEFAULT 'open' NOT NULL,
             start_hash bytea NOT NULL,
-            admin_hash bytea NOT NULL,
             admin_consent text,
             held jsonb,
             held_credential bytea,
@@ -98,7 +97,6 @@ def upgrade() -> None:
             FOREIGN KEY (workspace_id, key_id)
                 REFERENCES gateway.api_key (workspace_id, key_id),
             UNIQUE (start_hash),
-            UNIQUE (admin_hash),
             CONSTRAINT oauth_flow_provider_check CHECK (provider IN ('google', 'microsoft')),
             CONSTRAINT oauth_flow_access_check
                 CHECK (access IN ('full', 'send_and_read', 'servers')),

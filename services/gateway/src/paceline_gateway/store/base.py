@@ -1,14 +1,15 @@
 """What the declarations of the gateway's tables share."""
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import CheckConstraint, ForeignKeyConstraint, func
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from paceline_common.db.tables import common_tables, declarative_base
 
-__all__ = ["COMMON", "SCHEMA", "Base", "created", "in_workspace", "one_of"]
+__all__ = ["COMMON", "SCHEMA", "Base", "absent_or_json", "created", "in_workspace", "one_of"]
 
 SCHEMA: Final = "gateway"
 
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 else:
     Base = declarative_base(SCHEMA)
 COMMON = common_tables(Base)
+
+
+def absent_or_json() -> Mapped[dict[str, Any] | None]:
+    """A column of JSON in which None is SQL's null, not JSON's."""
+    return mapped_column(JSONB(none_as_null=True))
 
 
 def created() -> Mapped[datetime]:

@@ -19,7 +19,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
 from paceline_gateway.domain.consent import ACCESSES, OAUTH_PROVIDERS
-from paceline_gateway.store.base import SCHEMA, Base, created, in_workspace, one_of
+from paceline_gateway.store.base import SCHEMA, Base, absent_or_json, created, in_workspace, one_of
 
 
 class OAuthInstallationApp(Base):
@@ -68,7 +68,6 @@ class OAuthFlow(Base):
         in_workspace(of="workspace"),
         in_workspace("key_id", of="api_key"),
         UniqueConstraint("start_hash"),
-        UniqueConstraint("admin_hash"),
         one_of("provider", OAUTH_PROVIDERS),
         one_of("access", ACCESSES),
         one_of("app", ("workspace", "installation")),
@@ -99,11 +98,10 @@ class OAuthFlow(Base):
     reconnects: Mapped[bool] = mapped_column(server_default=text("false"))
     state: Mapped[str] = mapped_column(server_default="open")
     start_hash: Mapped[bytes]
-    admin_hash: Mapped[bytes]
     admin_consent: Mapped[str | None]
-    held: Mapped[dict[str, Any] | None]
+    held: Mapped[dict[str, Any] | None] = absent_or_json()
     held_credential: Mapped[bytes | None]
-    problem: Mapped[dict[str, Any] | None]
+    problem: Mapped[dict[str, Any] | None] = absent_or_json()
     expires_at: Mapped[datetime]
     created_at: Mapped[datetime] = created()
     finished_at: Mapped[datetime | None]

@@ -21,7 +21,15 @@ from sqlalchemy.orm import Mapped, mapped_column
 from paceline_gateway.domain.campaign import STATUSES
 from paceline_gateway.domain.provider import KINDS, PROVIDERS
 from paceline_gateway.domain.routing import ESP_MATCHES, ROTATIONS, STICKINESSES
-from paceline_gateway.store.base import COMMON, SCHEMA, Base, created, in_workspace, one_of
+from paceline_gateway.store.base import (
+    COMMON,
+    SCHEMA,
+    Base,
+    absent_or_json,
+    created,
+    in_workspace,
+    one_of,
+)
 from paceline_gateway.store.oauth_tables import (
     OAuthApp,
     OAuthFlow,
@@ -158,10 +166,10 @@ class Mailbox(Base):
     is_active: Mapped[bool] = mapped_column(server_default=text("true"))
     timezone: Mapped[str | None]
     policy: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
-    smtp: Mapped[dict[str, Any] | None]
-    imap: Mapped[dict[str, Any] | None]
-    send_oauth: Mapped[dict[str, Any] | None]
-    read_oauth: Mapped[dict[str, Any] | None]
+    smtp: Mapped[dict[str, Any] | None] = absent_or_json()
+    imap: Mapped[dict[str, Any] | None] = absent_or_json()
+    send_oauth: Mapped[dict[str, Any] | None] = absent_or_json()
+    read_oauth: Mapped[dict[str, Any] | None] = absent_or_json()
     send_credential: Mapped[bytes | None]
     read_credential: Mapped[bytes | None]
     send_credential_version: Mapped[int] = mapped_column(server_default=text("1"))
