@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from email import message_from_bytes, policy
 from email.message import EmailMessage
-from email.utils import format_datetime, getaddresses
+from email.utils import format_datetime
 from functools import cached_property
 from typing import Any, Final
 
-from tests.twins.mime import headed, rewritten
+from tests.twins.mime import addressed, headed, rewritten
 
 SYSTEM_LABELS: Final = ("INBOX", "SENT", "DRAFT", "SPAM", "TRASH", "UNREAD", "STARRED", "IMPORTANT")
 _REPLY_MARK: Final = re.compile(r"^(?:\s*(?:re|fwd?)\s*:)+\s*", re.IGNORECASE)
@@ -427,8 +427,7 @@ def checked(raw: bytes) -> tuple[str, ...]:
     Bcc counts, though its recipients' copies do not show it.
     """
     head = headed(raw)
-    fields = [str(one) for name in ("To", "Cc", "Bcc") for one in head.get_all(name, ())]
-    to = tuple(address.lower() for _, address in getaddresses(fields) if address)
+    to = tuple(address.lower() for _, address in addressed(head, "To", "Cc", "Bcc"))
     if not to:
         raise Refused(400, "invalidArgument", "Recipient address required")
     if len(to) > 100:

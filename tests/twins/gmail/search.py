@@ -45,9 +45,12 @@ def _test(operator: str, value: str) -> Callable[[Stored], bool]:
         case "is" if value.lower() in ("unread", "starred", "important"):
             return lambda one: value.upper() in one.labels
         case "to" | "from" | "cc" | "bcc":
-            return lambda one: any(
-                value.lower() in (address.lower(), address.lower().partition("@")[2])
-                for _, address in getaddresses([one.header(operator) or ""])
+            return lambda one: (
+                value.lower() in (one.header(operator) or "").lower()
+                and any(
+                    value.lower() in (address.lower(), address.lower().partition("@")[2])
+                    for _, address in getaddresses([one.header(operator) or ""])
+                )
             )
         case "subject":
             return lambda one: value.lower() in (one.header("Subject") or "").lower()

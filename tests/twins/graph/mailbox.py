@@ -16,10 +16,10 @@ from datetime import UTC, datetime, timedelta
 from email import message_from_bytes, policy
 from email.header import Header
 from email.message import EmailMessage
-from email.utils import format_datetime, getaddresses, parseaddr
+from email.utils import format_datetime
 from typing import Any, Final, Literal
 
-from tests.twins.mime import rewritten
+from tests.twins.mime import addressed, headed, rewritten
 
 FOLDERS: Final = ("inbox", "drafts", "sentitems", "junkemail", "deleteditems")
 # Exchange sets these itself, whatever the MIME says (PROVIDERS §2.2).
@@ -29,7 +29,7 @@ _REPLACED: Final = frozenset(
 )
 _NDR_OF: Final = re.compile(r"\s+")
 _ID: Final = re.compile(r"<[^<>\s]+>")
-_GIVEN_BACK: Final = re.compile(r"^Message-ID:\s*<[^<>\s]+>", re.IGNORECASE | re.MULTILINE)
+_GIVEN_BACK: Final = re.compile(rb"^Message-ID:\s*<[^<>\s]+>", re.IGNORECASE | re.MULTILINE)
 
 
 class Refused(Exception):
@@ -242,16 +242,14 @@ class Mailbox:
         """File a message."""
         parsed = message_from_bytes(mime, policy=policy.default)
         assert isinstance(parsed, EmailMessage)
+        head = headed(mime)
         if is_draft or folder == "sentitems":
             # The signed-in mailbox is the sender, whatever the MIME says (PROVIDERS §2.2).
             sender = (self.display_name, self.email)
         else:
-            sender = parseaddr(str(parsed.get("From", "")))
-        recipients = {
-            kind: [pair for pair in getaddresses(parsed.get_all(kind, [])) if pair[1]]
-            for kind in ("to", "cc", "bcc")
-        }
-        message_id = str(parsed.get("Message-ID", "")).strip() or self._message_id()
+            sender = next(iter(addressed(head, "From")), ("", ""))
+        recipients = {kind: addressed(head, kind) for kind in ("to", "cc", "bcc")}
+        message_id = str(head.get("Message-ID", "")).strip() or self._message_id()
         if is_draft and self.conduct.rewrites_draft_message_id:
             message_id = self._message_id()
         part = parsed.get_body(("html", "plain"))
@@ -260,16 +258,16 @@ class Mailbox:
             immutable_id="AAkALg" + secrets.token_urlsafe(60),
             folder=folder,
             headers=[
-                (name, str(value)) for name, value in parsed.items() if name.lower() not in _DROPPED
+                (name, str(value)) for name, value in head.items() if name.lower() not in _DROPPED
             ],
             body=part.get_content() if part is not None else "",
             is_html=part is not None and part.get_content_type() == "text/html",
             recipients=recipients,
-            reply_to=getaddresses(parsed.get_all("reply-to", [])),
+            reply_to=addressed(head, "reply-to"),
             sender=sender,
-            subject=str(parsed.get("Subject", "")),
+            subject=str(head.get("Subject", "")),
             internet_message_id=message_id,
-            conversation_id=self._conversation(parsed),
+            conversation_id=self._conversation(head, mime),
             mime=mime,
             created_at=now,
             changed_at=now,
@@ -460,11 +458,12 @@ class Mailbox:
         item.entered = next(self._sequence)
         self.touch(item)
 
-    def _conversation(self, parsed: EmailMessage) -> str:
-        text = f"{parsed.get('References') or ''} {parsed.get('In-Reply-To') or ''}"
+    def _conversation(self, head: EmailMessage, mime: bytes) -> str:
+        text = f"{head.get('References') or ''} {head.get('In-Reply-To') or ''}"
         named = _ID.findall(text)
-        if not named and parsed.get_content_type() == "multipart/report":
-            named = _ID.findall(" ".join(_GIVEN_BACK.findall(parsed.as_string())))
+        if not named and head.get_content_type() == "multipart/report":
+            given_back = b" ".join(_GIVEN_BACK.findall(mime))
+            named = _ID.findall(given_back.decode("ascii", "replace"))
         for name in named:
             if name in self._conversations:
                 return self._conversations[name]

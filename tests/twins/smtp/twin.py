@@ -86,19 +86,21 @@ class SmtpTwin(Machine):
         """Add an account, or return the one there is."""
         return self.accounts.setdefault(email.lower(), Account(email.lower(), password))
 
-    def bounce(self, submission: Submission, status: str, words: str) -> None:
+    def bounce(
+        self, submission: Submission, status: str, words: str, recipient: str | None = None
+    ) -> None:
         """Let the delivery report about a submission leave for its sender, however late."""
         if self.relay is not None and submission.sender:
+            to = recipient or submission.recipients[0]
             report = delivery_report(
-                submission.sender, submission.recipients[0], status, words, submission.raw,
-                self.now(),
-            )  # fmt: skip
+                submission.sender, to, status, words, submission.raw, self.now()
+            )
             self.relay.put(Letter("", submission.sender, report))
 
     def refused_later(self, letter: Letter, words: str) -> None:
         """Take note of what the relay's host will not have."""
         if isinstance(letter.ticket, Submission):
-            self.bounce(letter.ticket, post.enhanced(words), words)
+            self.bounce(letter.ticket, post.enhanced(words), words, letter.recipient)
 
     # ---- wire.Host
 
