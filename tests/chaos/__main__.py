@@ -20,7 +20,7 @@ from rich.table import Table
 from paceline_common import failpoints
 from tests.chaos.campaign import Customer
 from tests.chaos.checker import check
-from tests.chaos.controller import LEAST, Controller, Tally
+from tests.chaos.controller import LEAST, SHORT, Controller, Tally
 from tests.chaos.diary import Diary
 from tests.chaos.evidence import gather
 from tests.chaos.house import TWINS, House, default_run
@@ -30,7 +30,6 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 
 REPORT: Final = "report.json"
 BROKEN: Final = 1
-_SHORT: Final = 100
 _PATIENCE_S: Final = 240.0
 _RUN: Final = default_run()
 RunDir = Annotated[
@@ -123,7 +122,7 @@ def run(
 
 
 async def _drive(house: House, kills: int, seed: int, board: Board) -> None:
-    customer = Customer(house, random.Random(f"{seed} customer"), is_short=kills < _SHORT)
+    customer = Customer(house, random.Random(f"{seed} customer"), is_short=kills < SHORT)
     controller = Controller(house, customer, seed, kills, board.show)
     try:
         tally = await controller.run(_PATIENCE_S)

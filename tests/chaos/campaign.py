@@ -74,7 +74,7 @@ def _policy(mailbox: Mailbox) -> dict[str, Any]:
         for start, end in mailbox.windows
     ]
     return {
-        "cadence_s": mailbox.cadence_s, "jitter_s": [0.3, 0.5], "grace_s": mailbox.grace_s,
+        "cadence_s": mailbox.cadence_s, "jitter_s": [1.2, 1.6], "grace_s": mailbox.grace_s,
         "hourly_cap": mailbox.hourly_cap, "daily_cap": mailbox.daily_cap,
         "ceiling_24h": mailbox.ceiling, "windows": windows, "ramp": None, "holidays": False,
         "health_floor": False, "cooldown": False, "stage_gate": None, "reroute": False,

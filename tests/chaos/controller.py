@@ -27,11 +27,16 @@ from tests.chaos.traffic import Traffic
 # Who is killed beside whom: services of one group are not killed at the same time.
 GROUPS: Final = (("sender",), ("scheduler",), ("gateway", "bounce", "reply", "audit"))
 LEAST: Final = 5
+# Fewer kills than this are a short run: small caps, a small backlog.
+SHORT: Final = 100
 _TAKEN_S: Final = 8.0
 _AGAIN_S: Final = 25.0
 _BACK_S: Final = 30.0
-_ROW: Final = 40
+# Leads enrolled at once, and how many jobs at least wait meanwhile; fewer where a run is short.
+_ROW: Final = 30
 _BACKLOG: Final = 60
+_SHORT_ROW: Final = 12
+_SHORT_BACKLOG: Final = 24
 _HURRY_S: Final = 8.0
 # Longer than anything that still acts by itself: a DSN, a poll of an inbox, a look for abandoned.
 _STILL_S: Final = 6.0
@@ -62,6 +67,8 @@ class Controller:
         self._customer = customer
         self._rng = random.Random(seed)
         self._wanted = kills
+        is_short = kills < SHORT
+        self._backlog, self._row = (_SHORT_BACKLOG, _SHORT_ROW) if is_short else (_BACKLOG, _ROW)
         self._show = show
         self._traffic = Traffic(house, random.Random(f"{seed} traffic"))
         self.faults = Faults(house, customer, self._traffic, random.Random(f"{seed} faults"))
@@ -85,7 +92,7 @@ class Controller:
         ledger = Ledger(self._house.stack.dsn(), customer.diary.workspace)
         self._traffic.start()
         people = People(self._house, customer)
-        await customer.enroll(_BACKLOG)
+        await customer.enroll(self._backlog)
         tally.phase = "chaos"
         around = [
             asyncio.create_task(one)
@@ -223,7 +230,7 @@ class Controller:
                 if one.pid is None:
                     # Whoever took an order noted it before it died.
                     await asyncio.sleep(0.15)
-                    last = one.pids[-1] if one.pids else 0
+                    last = one.pids[-1]
                     if last not in self._expected and not self._is_victim(one):
                         self.tally.crashed.append(f"{one.name} (pid {last})")
                     self._expected.add(last)
@@ -231,7 +238,7 @@ class Controller:
             await asyncio.sleep(0.1)
 
     def _is_victim(self, one: Instance) -> bool:
-        return bool(one.pids) and self._house.was_ordered(one.pids[-1])
+        return self._house.was_ordered(one.pids[-1])
 
     # ---- load and what brings rare transitions about
 
@@ -240,9 +247,9 @@ class Controller:
         while True:
             with suppress(psycopg.OperationalError):
                 now = await asyncio.to_thread(ledger.look)
-                if self.tally.phase == "chaos" and now.queued < _BACKLOG:
+                if self.tally.phase == "chaos" and now.queued < self._backlog:
                     with suppress(Refused):
-                        await self._customer.enroll(_ROW)
+                        await self._customer.enroll(self._row)
             await asyncio.sleep(0.5)
 
     async def _watch(self, ledger: Ledger) -> None:

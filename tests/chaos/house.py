@@ -38,11 +38,15 @@ _FAKETIME: Final = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 
 # Minutes of waiting become seconds; what is promised does not depend on them.
 SETTINGS: Final[Mapping[str, Mapping[str, str]]] = {
-    "sender": {"BEAT_S": "0.5", "DEAD_AFTER_S": "3", "RECONCILE_S": "0.5", "PREPARE_AHEAD_S": "2"},
+    "sender": {
+        "BEAT_S": "0.5", "DEAD_AFTER_S": "4", "RECONCILE_S": "0.5", "PREPARE_AHEAD_S": "3",
+        "FIRST_LOOK_S": "2", "GMAIL_DESTROY_AFTER_S": "8", "GRAPH_DESTROY_AFTER_S": "8",
+        "TIDY_DRAFTS_S": "3", "FIND_SENT_TIMEOUT_S": "20",
+    },
     "reply": {"POLL_S": "2", "RECONNECT_CAP_S": "2", "AUTH_RETRY_S": "3", "SUPERVISE_S": "1"},
     "bounce": {"HEALTH_RECOMPUTE_S": "3"},
     "audit": {"CHECKPOINT_S": "3"},
-}
+}  # fmt: skip
 
 
 class _ProxiedKafka(Kafka):
@@ -95,7 +99,9 @@ class Instance:
 
     def spawn(self) -> None:
         """Start the process, unless it runs; does not wait for it."""
-        if self.pid is not None:
+        if (pid := self.pid) is not None:
+            if pid not in self.pids:
+                self.pids.append(pid)
             return
         argv = [sys.executable, "-m", f"paceline_{self.service}"]
         record = self._stack.processes.spawn(
@@ -211,16 +217,18 @@ class House:
             apt.install(("libfaketime",), stack.layout.log / "apt.log", say)
         names = ["kafka", "kafka_controller", "kafka_via", "postgres", "redis", "keys",
                  "keys_cluster", TOXIPROXY, "via_smtp", "via_imap",
-                 *(f"{twin}_twin" for twin in TWINS),
+                 *(name for twin in stack.twins.values() for name in twin.port_names),
                  *stack.mailhost.port_names, *(one.name for one in self.instances)]  # fmt: skip
         names += [f"via_{service}_{to}" for service in topics.SERVICES for to in _ways(service)]
         # While a house stands, its ports are its own.
         stands = stack.processes.find(TOXIPROXY) is not None
         stack.assign(names, names if stands else [])
         stack.proxies.start(self.ways())
-        stack.up(keys="vault", services=False, report=lambda part, state, _: say(f"{part} {state}"))
+        stack.up(
+            keys="vault", services=False, twins=True,
+            report=lambda part, state, _: say(f"{part} {state}"),
+        )  # fmt: skip
         stack.proxies.start(self.ways())
-        self._start_twins()
         for one in self.instances:
             one.orders.mkdir(parents=True, exist_ok=True)
             one.clock.parent.mkdir(parents=True, exist_ok=True)
@@ -243,32 +251,11 @@ class House:
             one.send(signal.SIGCONT)
         with ThreadPoolExecutor(len(self.instances)) as pool:
             list(pool.map(self._end, self.instances))
-        for twin in TWINS:
-            self.stack.processes.stop(f"{twin}_twin")
         self.stack.down()
         self.stack.proxies.stop()
 
     def _end(self, one: Instance) -> None:
         self.stack.processes.stop(one.name, ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)))
-
-    def _start_twins(self) -> None:
-        for twin in TWINS:
-            name = f"{twin}_twin"
-            if self.stack.processes.find(name) is None:
-                argv = [sys.executable, "-m", f"tests.twins.{twin}", "--port",
-                        str(self.stack.ports[name])]  # fmt: skip
-                self.stack.processes.spawn(name, argv, print_="", cwd=REPOSITORY)
-            self.stack.await_answer(name, lambda twin=twin: self._twin_ready(twin), 20)  # type: ignore[misc]
-
-    def _twin_ready(self, twin: str) -> bool:
-        try:
-            return httpx.get(f"{self.twin_url(twin)}/control/ready", timeout=2).is_success
-        except httpx.HTTPError:
-            return False
-
-    def twin_url(self, twin: str) -> str:
-        """Return a twin's own address, past the proxy."""
-        return f"http://{LOOPBACK}:{self.stack.ports[f'{twin}_twin']}"
 
     # ---- orders to failpoints
 
