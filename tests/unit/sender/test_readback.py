@@ -19,6 +19,7 @@ WHOLE = replace(
     PARTS,
     from_name="Änn",
     subject="=?utf-8?q?Hello?=",
+    text="Hi Bob\n" + "a line that is too long for one " * 4,
     headers=(("X-Note", "größer so sehr, so sehr"),),
     attachments=(IMAGE, REPORT),
     thread=Thread("<2@one.test>", ("<1@one.test>", "<2@one.test>")),
@@ -64,6 +65,7 @@ def test_what_was_built_reads_back() -> None:
         (b"Hi Bob\r\n", b"Hi Eve\r\n"),
         (b"Hi Bob\r\n", b"Hi Bob\n"),
         (b"Hi Bob\r\n", b"Hi Bob\r\r\n"),
+        (b"=\r\n", b"=\n"),
         (b"Hi Bob\r\n", b"Hi Bob\0\r\n"),
         (b"Hi Bob\r\n", b"Hi Bob\r\n" + b"=\r\n" * 9 + b"a" * 1000 + b"\r\n"),
         (b"X-Paceline-Job: job", b"X-Paceline-Job: jib"),
@@ -91,6 +93,12 @@ def test_a_change_that_means_something_else_is_seen(what: bytes, by: bytes) -> N
     data = build(WHOLE)
     assert what in data
     assert not reads(data.replace(what, by, 1))
+
+
+def test_an_id_that_could_be_read_as_an_encoded_word_is_not_written() -> None:
+    with pytest.raises(InvalidMessage) as refused:
+        build(replace(PARTS, message_id="<=?utf-8?q?x?=@one.test>"))
+    assert refused.value.reason == "message_invalid"
 
 
 def test_parts_are_counted() -> None:

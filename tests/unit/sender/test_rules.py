@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paceline_common.templates import Occasion
-from paceline_sender.domain import conversation, render, retry
-from paceline_sender.domain.conversation import SentMessage
+from paceline_sender.domain import render, retry
 from paceline_sender.domain.outcome import (
     Answer,
     Decision,
@@ -113,52 +112,6 @@ def test_a_claim_is_asked_for_within_the_window(offset: float, rtt: float, part:
     shown = NOW + timedelta(seconds=at + offset)
     assert timedelta(milliseconds=40) <= slot_at - shown <= timedelta(milliseconds=50)
     assert timedelta(milliseconds=50) > CLAIM_AHEAD
-
-
-# ---- conversation
-
-IDS = st.lists(st.integers(0, 999), max_size=40)
-
-
-@settings(deadline=None)
-@given(IDS)
-def test_a_chain_begins_with_the_first_and_ends_with_the_last(numbers: list[int]) -> None:
-    sent = [SentMessage(f"<{n}@one.test>", f"s{n}") for n in numbers]
-    thread = conversation.thread(sent)
-    if not sent:
-        assert thread == conversation.Thread(None, ())
-        return
-    assert thread.in_reply_to == sent[-1].message_id
-    assert thread.references[0] == sent[0].message_id
-    assert len(thread.references) <= conversation.MAX_REFERENCES
-    assert len(set(thread.references)) == len(thread.references)
-    assert set(thread.references) <= {message.message_id for message in sent}
-    if len(set(numbers)) == len(numbers):
-        assert thread.references[-1] == sent[-1].message_id
-
-
-@pytest.mark.parametrize(
-    ("own", "first", "expected"),
-    [
-        ("", "Hello", "Re: Hello"),
-        ("", "re: RE : Hello", "Re: Hello"),
-        ("Something else", "Hello", "Something else"),
-        ("  ", "Hello", "Re: Hello"),
-    ],
-)
-def test_the_subject_of_a_follow_up(own: str, first: str, expected: str) -> None:
-    sent = [SentMessage("<1@one.test>", first), SentMessage("<2@one.test>", f"Re: {first}")]
-    assert conversation.subject(own, sent) == expected
-
-
-def test_the_first_message_has_its_own_subject_or_none() -> None:
-    assert conversation.subject("Hello", []) == "Hello"
-    assert conversation.subject("", []) == ""
-
-
-def test_a_message_id_is_fixed_by_job_workspace_and_domain() -> None:
-    first = conversation.message_id("job_00000000000000aa", "ws_00000000000000bb", "one.test")
-    assert first == "<00000000000000aa.00000000000000bb@one.test>"
 
 
 # ---- templates

@@ -216,19 +216,19 @@ class Composer:
         )
         if html is not None:
             html = await self._tracked(job, material, html, https)
-        sent = list(material.sent)
+        subject = conversation.subject(message.clean_header_text(rendered.subject), material.sent)
         parts = Parts(
             from_name=material.display_name,
             from_email=material.from_email,
             reply_to=material.reply_to,
             to_email=material.to_email,
-            subject=message.clean_header_text(conversation.subject(rendered.subject, sent)),
+            subject=subject,
             text=text,
             html=html,
             message_id=material.message_id
             or conversation.message_id(job.public_id, job.workspace, material.domain),
             date=_local(job, material),
-            thread=conversation.thread(sent),
+            thread=conversation.thread(subject, material.sent),
             job_token=message.job_token(job.workspace, job.public_id, macs.job),
             unsubscribe_url=https,
             unsubscribe_mailto=mailto,

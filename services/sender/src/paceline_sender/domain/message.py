@@ -12,7 +12,7 @@ from typing import Final, Literal
 from urllib.parse import quote
 
 from paceline_common import headers
-from paceline_sender.domain import mime, readback
+from paceline_sender.domain import conversation, mime, readback
 from paceline_sender.domain.conversation import Thread
 from paceline_sender.domain.mime import Encoding, Entity, Leaf, Mailbox, Multipart, Text, Tokens
 
@@ -21,7 +21,6 @@ _ADDRESS: Final = re.compile(
     r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
     r"@(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)*[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 )
-_MAX_SUBJECT: Final = 900
 _MAX_FILENAME: Final = 200
 # C0 and C1 controls, line and paragraph separators.
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -182,7 +181,7 @@ def _fields(parts: Parts) -> list[mime.Field]:
         fields.append(Tokens("Reply-To", (parts.reply_to,)))
     fields += (
         Tokens("To", (parts.to_email,)),
-        Text("Subject", subject[:_MAX_SUBJECT].rstrip()),
+        Text("Subject", subject[: conversation.MAX_SUBJECT].rstrip()),
         Tokens("Message-ID", (parts.message_id,)),
     )
     if thread.in_reply_to:
