@@ -29,12 +29,12 @@ async def connections(world: World) -> AsyncIterator[list[Connection]]:
         await connection.close()
 
 
-async def claim(connection: Connection, jobs: Sequence[int]) -> set[int]:
+async def claim(connection: Connection, jobs: Sequence[int], fence: int = 1) -> set[int]:
     """Claim a group as the sender does: in a transaction of its own, committed at once."""
     async with connection.transaction():
         cursor = await connection.execute(
             "SELECT job_id FROM scheduler.claim_send(%s, %s, %s) WHERE claimed",
-            ([WS] * len(jobs), list(jobs), [1] * len(jobs)),
+            ([WS] * len(jobs), list(jobs), [fence] * len(jobs)),
         )
         return {job for (job,) in await cursor.fetchall()}
 
@@ -274,3 +274,129 @@ async def test_suppressions_and_claims_of_many_cross_without_deadlock(
     final = dict(world.sql("SELECT job_id, state FROM send_job"))
     assert {job for job in jobs if final[job] == "sending"} == first | second
     assert set(final.values()) <= {"sending", "cancelled", "reserved"}
+
+
+async def settle(
+    connection: Connection, jobs: Sequence[int], outcome: str, fence: int = 1
+) -> set[int]:
+    """Tell an outcome; return the jobs it applied to."""
+    async with connection.transaction():
+        cursor = await connection.execute(
+            "SELECT job_id FROM scheduler.finish_send(%s, %s, %s, %s, %s, %s) WHERE applied",
+            (
+                [WS] * len(jobs),
+                list(jobs),
+                [fence] * len(jobs),
+                [outcome] * len(jobs),
+                [None] * len(jobs),
+                [None] * len(jobs),
+            ),
+        )
+        return {job for (job,) in await cursor.fetchall()}
+
+
+async def lease_elsewhere(connection: Connection, jobs: Sequence[int], mailbox: int) -> None:
+    """Lease what was given back, for another mailbox and under its new fence."""
+    async with connection.transaction():
+        await connection.execute("SET LOCAL ROLE scheduler_worker")
+        await connection.execute(
+            "UPDATE scheduler.send_job SET state = 'reserved', mailbox_id = %s, pool_id = 1,"
+            " slot_at = now(), not_after = now() + interval '1 h'"
+            " WHERE job_id = ANY (%s) AND fence = 2 AND state = 'queued'",
+            (mailbox, list(jobs)),
+        )
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("then", ["rerouted", "reconnected"])
+async def test_a_failed_nodes_leases_are_claimed_there_or_elsewhere_but_once(
+    world: World, connections: list[Connection], then: str
+) -> None:
+    """The node fails in the moment of its claims. What was not claimed goes to another mailbox, or
+    back to the same one once it was connected again; the old leases are claimed no more."""
+    rounds = 600
+    world.reserved(rounds * GROUP, grace="1 h", per_mailbox=GROUP)
+    one, other, finisher, stopper = connections
+    pacer = await AsyncConnection.connect(world.stack.dsn("scheduler"), autocommit=True)
+    spare = 500_000
+    world.reserved(1, first=spare, grace="1 h", per_mailbox=1)
+    suspend = "SELECT scheduler.suspend(%s, 'mailbox', %s, 'auth_failed', NULL, 'sender', '535')"
+    resume = "SELECT scheduler.resume(%s, 'mailbox', %s, 'auth_failed', 'reconnect')"
+    rng = random.Random(11)
+    first: set[int] = set()
+    second: set[int] = set()
+    for n in range(rounds):
+        jobs, mailbox = range(n * GROUP + 1, (n + 1) * GROUP + 1), n + 1
+        halves = rng.sample(jobs, GROUP)
+        calls: list[Any] = [
+            claim(one, halves[:2]),
+            claim(other, halves[2:]),
+            stopper.execute(suspend, (WS, mailbox)),
+        ]
+        rng.shuffle(calls)
+        claimed = [found for found in await asyncio.gather(*calls) if isinstance(found, set)]
+        here = claimed[0] | claimed[1]
+        left = set(jobs) - here
+        target = spare if then == "rerouted" else mailbox
+        # An old lease that its sender still holds, against the new one.
+        calls = [claim(one, sorted(jobs)), lease_elsewhere(pacer, sorted(left), target)]
+        if then == "reconnected":
+            calls.append(stopper.execute(resume, (WS, mailbox)))
+        again, *_ = await asyncio.gather(*calls)
+        assert again == set(), "an old lease was claimed after its node had failed"
+        there, late = await asyncio.gather(
+            claim(other, sorted(left), fence=2), claim(one, sorted(left), fence=1)
+        )
+        assert late == set()
+        first |= here
+        second |= there
+        if here:
+            await finish(finisher, sorted(here))
+    await pacer.close()
+    assert not first & second
+    assert first | second == set(range(1, rounds * GROUP + 1)), "each is claimed in the end"
+    assert min(len(first), len(second)) > 50, f"no race: {len(first)}, {len(second)}"
+    # Who was claimed in the failing node used its slot; every other gave it back, once.
+    returned = {
+        job for (job,) in world.sql("SELECT job_id FROM slot WHERE returned_at IS NOT NULL")
+    }
+    assert returned == second
+
+
+@pytest.mark.timeout(300)
+async def test_a_late_answer_and_the_proof_that_nothing_was_sent_never_both_hold(
+    world: World, connections: list[Connection]
+) -> None:
+    """And what was queued again by the proof is out of reach of the old attempt for good."""
+    rounds = 600
+    world.reserved(rounds * GROUP, grace="1 h", per_mailbox=GROUP)
+    one, other, _, _ = connections
+    pacer = await AsyncConnection.connect(world.stack.dsn("scheduler"), autocommit=True)
+    rng = random.Random(13)
+    answered: set[int] = set()
+    proven: set[int] = set()
+    for n in range(rounds):
+        jobs = list(range(n * GROUP + 1, (n + 1) * GROUP + 1))
+        assert await claim(one, jobs) == set(jobs)
+        assert await settle(one, jobs, "in_doubt") == set(jobs)
+        calls = [
+            settle(one, rng.sample(jobs, GROUP), "accepted"),
+            settle(other, rng.sample(jobs, GROUP), "proven_unsent"),
+        ]
+        order = rng.sample((0, 1), 2)
+        done = dict(zip(order, await asyncio.gather(*(calls[i] for i in order)), strict=True))
+        assert not done[0] & done[1], "both held"
+        assert done[0] | done[1] == set(jobs), "neither held"
+        await lease_elsewhere(pacer, sorted(done[1]), n + 1)
+        late, again = await asyncio.gather(
+            settle(one, jobs, "accepted"), claim(other, sorted(done[1]), fence=2)
+        )
+        assert late == set(), "the old attempt changed what is no longer its own"
+        assert again == done[1]
+        answered |= done[0]
+        proven |= done[1]
+    await pacer.close()
+    assert min(len(answered), len(proven)) > 50, f"no race: {len(answered)}, {len(proven)}"
+    final = dict(world.sql("SELECT job_id, state FROM send_job"))
+    assert {job for job, state in final.items() if state == "sent"} == answered
+    assert {job for job, state in final.items() if state == "sending"} == proven
