@@ -129,6 +129,11 @@ class Identity:
         access = self.access.get(token) if scheme.lower() == "bearer" else None
         return access if access and access.expires_at > self.now() else None
 
+    def tokens_of(self, email: str) -> list[str]:
+        """Return every token that an account has given: secrets that nobody may show."""
+        held = [token for token, one in self.access.items() if one.email == email]
+        return held + [token for token, one in self.refresh.items() if one.email == email]
+
     def expire(self, email: str) -> None:
         """Let every access token of an account be too old."""
         for token, one in list(self.access.items()):

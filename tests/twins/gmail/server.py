@@ -65,14 +65,14 @@ class GmailTwin(Machine):
 
     def refused_later(self, letter: Letter, words: str) -> None:
         """Report what the relay's host will not have, as Gmail reports it."""
-        if isinstance(letter.ticket, Submission):
-            mailbox = self.mailboxes[letter.ticket.mailbox]
-            status = post.enhanced(words)
-            mailbox.bounce(letter.ticket, status, words, letter.recipient)
+        if isinstance(letter.ticket, Submission) and letter.sender in self.mailboxes:
+            mailbox = self.mailboxes[letter.sender]
+            mailbox.bounce(letter.ticket, post.enhanced(words), words, letter.recipient)
 
     def arrive(self, recipient: str, raw: bytes) -> None:
-        """Let mail from outside arrive."""
-        self.mailboxes[recipient].receive(raw)
+        """Let mail from outside arrive; whoever has gone since RCPT gets nothing."""
+        if recipient in self.mailboxes:
+            self.mailboxes[recipient].receive(raw)
 
     def _deliver(self, submission: Submission) -> None:
         self.submissions.append(submission)
@@ -230,6 +230,18 @@ class GmailTwin(Machine):
                 return Response.of(200, {"id": stored.id, "threadId": stored.thread_id})
             case "POST", ("mailboxes", email, "bounce"):
                 return self._control_bounce(self._known(email), content)
+            case "DELETE", ("mailboxes", email):
+                # Gone with all that it held; what it sent stays in the truth.
+                self.identity.revoke_all(email.lower())
+                self.mailboxes.pop(email.lower(), None)
+                return Response.of(200, {})
+            case "GET", ("mailboxes", email, "inbox"):
+                held = [
+                    one for one in self._known(email).messages.values() if "INBOX" in one.labels
+                ]
+                return Response.of(200, {"messages": [_shown(one) for one in held]})
+            case "GET", ("mailboxes", email, "tokens"):
+                return Response.of(200, {"tokens": self.identity.tokens_of(email.lower())})
             case "POST", ("mailboxes", email, "tokens"):
                 return self._control_tokens(self._known(email).email, content)
             case "POST", ("mailboxes", email, "forget-history"):
@@ -305,6 +317,11 @@ def failure(
     if named is not None:
         error["status"] = named
     return Response.of(status, {"error": error}, headers)
+
+
+def _shown(one: Stored) -> dict[str, str]:
+    raw = base64.b64encode(one.raw).decode()
+    return {"at": one.at.isoformat(), "thread_id": one.thread_id, "raw": raw}
 
 
 @asynccontextmanager

@@ -165,6 +165,11 @@ class Identity:
                 del self.refresh[token]
                 self._ended[token] = number
 
+    def tokens_of(self, email: str) -> list[str]:
+        """Return every token that a user has given: secrets that nobody may show."""
+        held = [token for token, one in self.access.items() if one.email == email]
+        return held + [token for token, one in self.refresh.items() if one.email == email]
+
     def expire(self, email: str) -> None:
         """End a user's access tokens; refreshing still works."""
         self.access = {key: one for key, one in self.access.items() if one.email != email}

@@ -69,21 +69,29 @@ class GraphTwin(Machine):
             self.mailboxes[email] = Mailbox(email, display_name, self.now, self._sent)
         return self.mailboxes[email]
 
-    def bounce(self, submission: Submission, status: str = "5.1.10") -> Item | None:
+    def bounce(
+        self,
+        submission: Submission,
+        status: str = "5.1.10",
+        words: str | None = None,
+        recipient: str | None = None,
+    ) -> Item | None:
         """Let the delivery report about a submission arrive, however late."""
-        mailbox = self.mailboxes[submission.mailbox]
-        item = mailbox.items.get(submission.item_id)
-        return mailbox.bounce(item, status) if item is not None else None
+        mailbox = self.mailboxes.get(submission.mailbox)
+        item = mailbox.items.get(submission.item_id) if mailbox else None
+        if mailbox is None or item is None:
+            return None
+        return mailbox.bounce(item, status, words, recipient)
 
     def refused_later(self, letter: Letter, words: str) -> None:
         """Report what the relay's host will not have, as Exchange reports it."""
         if isinstance(letter.ticket, Submission):
-            mailbox = self.mailboxes[letter.ticket.mailbox]
-            if (item := mailbox.items.get(letter.ticket.item_id)) is not None:
-                mailbox.bounce(item, post.enhanced(words), words, letter.recipient)
+            self.bounce(letter.ticket, post.enhanced(words), words, letter.recipient)
 
     def arrive(self, recipient: str, raw: bytes) -> None:
-        """Let mail from outside arrive."""
+        """Let mail from outside arrive; whoever has gone since RCPT gets nothing."""
+        if recipient not in self.mailboxes:
+            return
         task = asyncio.create_task(self.deliver(recipient, raw))
         self._arriving.add(task)
         task.add_done_callback(self._arriving.discard)
@@ -308,6 +316,16 @@ class GraphTwin(Machine):
                 mime = base64.b64decode(content["mime"])
                 item = await self.deliver(email, mime, content.get("folder", "inbox"))
                 return Response.of(200, {"id": item.immutable_id})
+            case "DELETE", ("mailboxes", email):
+                # Gone with all that it held; what it sent stays in the truth.
+                self.identity.revoke(email.lower())
+                self.mailboxes.pop(email.lower(), None)
+                return Response.of(200, {})
+            case "GET", ("mailboxes", email, "inbox"):
+                held = self._known(email).listed("inbox")
+                return Response.of(200, {"messages": [_shown(one) for one in held]})
+            case "GET", ("mailboxes", email, "tokens"):
+                return Response.of(200, {"tokens": self.identity.tokens_of(email.lower())})
             case "POST", ("mailboxes", email, "tokens"):
                 return self._control_tokens(self._known(email).email, content)
             case "POST", ("mailboxes", email, "expire-delta"):
@@ -385,6 +403,11 @@ def error(
     }
     content = {"error": {"code": code, "message": message, "innerError": inner}}
     return Response.of(status, content, headers)
+
+
+def _shown(one: Item) -> dict[str, str]:
+    raw = base64.b64encode(one.mime).decode()
+    return {"at": one.received_at.isoformat(), "thread_id": one.conversation_id, "raw": raw}
 
 
 @asynccontextmanager

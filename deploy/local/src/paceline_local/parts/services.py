@@ -141,6 +141,9 @@ def environment(name: str, site: Site, keys: Keys, mailhost: MailHost) -> dict[s
             "PACELINE_TLS_CA_FILE": str(mailhost.ca_file),
         }
         settings |= _oauth(site)
+    if name == "reply":
+        # The providers' twins do not mind being asked often, and people wait for demos.
+        settings["PACELINE_API_POLL_S"] = "2"
     if name in {"gateway", "sender"}:
         settings["PACELINE_STORAGE_URL"] = (site.layout.run / "files").as_uri()
     return settings

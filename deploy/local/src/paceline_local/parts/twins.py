@@ -42,7 +42,11 @@ class Twin:
         answer = httpx.request(
             method, f"{self.url()}/control/{path}", json=content, timeout=30, trust_env=False
         )
-        answer.raise_for_status()
+        # Not `raise_for_status`: its words would lack the twin's.
+        if answer.is_error:
+            raise httpx.HTTPStatusError(
+                f"{path}: {answer.text[:300]}", request=answer.request, response=answer
+            )
         return answer.json()
 
     def start(self, say: Say) -> None:
