@@ -1,6 +1,6 @@
 import pytest
 
-from paceline_gateway.templates import fault, required
+from paceline_common.templates import fault, required
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ from paceline_gateway.templates import fault, required
 def test_invalid_templates_say_where(source: str, words: str) -> None:
     found = fault(source)
     assert found is not None
-    assert words in found
+    assert words in str(found)
 
 
 @pytest.mark.parametrize(

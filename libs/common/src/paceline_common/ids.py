@@ -12,7 +12,7 @@ import uuid_utils
 
 Kind = Literal[
     "ws", "key", "mbx", "pool", "cmp", "stp", "imp", "lead", "enr", "job", "addr", "susp", "inb",
-    "qua", "iss", "flow",
+    "qua", "iss", "flow", "att",
 ]  # fmt: skip
 
 _MASK: Final = (1 << 64) - 1

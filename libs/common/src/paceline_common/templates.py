@@ -46,6 +46,10 @@ GIVEN: Final[Mapping[str, object]] = {
 }
 
 
+STANDARD_FIELDS: Final = ("email", "first_name", "last_name", "company")
+_RESERVED: Final = frozenset({*STANDARD_FIELDS, "sender", "unsubscribe_url"})
+
+
 class MissingVariable(Exception):
     """The template prints a variable that is absent; `name` as written."""
 
@@ -88,7 +92,35 @@ class Occasion:
 
 
 FIRST_WAYS: Final = Occasion(datetime(2026, 1, 1, 9, tzinfo=UTC), lambda _group, _ways: (0,))
-_ALL_WAYS: Final = Occasion(FIRST_WAYS.at, lambda _group, ways: range(ways))
+ALL_WAYS: Final = Occasion(FIRST_WAYS.at, lambda _group, ways: range(ways))
+
+
+def variables(
+    lead: Mapping[str, str | None],
+    fields: Mapping[str, str | None],
+    *,
+    sender_name: str | None,
+    sender_email: str,
+    unsubscribe_url: str,
+) -> dict[str, object]:
+    """Return what a template may print.
+
+    Absent and blank values are left out, so that they count as missing; the
+    lead's own fields cannot shadow the standard ones.
+    """
+    known: dict[str, object] = {
+        name: value
+        for name, value in fields.items()
+        if name not in _RESERVED and value is not None and value.strip()
+    }
+    known.update(
+        (name, value) for name in STANDARD_FIELDS if (value := lead.get(name)) and value.strip()
+    )
+    known["sender"] = {
+        name: value for name, value in (("name", sender_name), ("email", sender_email)) if value
+    }
+    known["unsubscribe_url"] = unsubscribe_url
+    return known
 
 
 def fill(
@@ -137,7 +169,7 @@ def required(source: str, given: Mapping[str, object] = GIVEN) -> list[str]:
     Those with a `default`, and those printed only under a condition on an
     absent variable, are not among them.
     """
-    values: dict[str, object] = {**given, _OCCASION: _ALL_WAYS}
+    values: dict[str, object] = {**given, _OCCASION: ALL_WAYS}
     names: list[str] = []
     for _ in range(_MAX_VARIABLES):
         try:

@@ -9,7 +9,9 @@ from sqlalchemy.exc import DataError
 
 from paceline_common.http import REQUEST_INVALID, Problem
 from paceline_common.service import Service
-from paceline_gateway import lifecycle, unsubscribe
+from paceline_common.storage import AttachmentFiles, ObjectStore
+from paceline_gateway import attachments, lifecycle, tracking, unsubscribe
+from paceline_gateway.api import attachments as attachments_api
 from paceline_gateway.api import (
     campaign_life,
     campaigns,
@@ -24,6 +26,7 @@ from paceline_gateway.api import (
     pacing,
     pools,
     presets,
+    preview,
     quarantine,
     receipts,
     reports,
@@ -33,12 +36,14 @@ from paceline_gateway.api import (
     suspensions,
     workspace,
 )
+from paceline_gateway.api import tracking as tracking_api
 from paceline_gateway.api.types import ProblemOut
 from paceline_gateway.consumers import subscriptions
 from paceline_gateway.failpoints import FAILPOINTS
 from paceline_gateway.oauth import OAuthClient
 from paceline_gateway.pacing import Pacing
 from paceline_gateway.parts import Parts
+from paceline_gateway.preview import Previewer
 from paceline_gateway.probe import Prober
 from paceline_gateway.settings import GatewaySettings
 from paceline_gateway.settling import Settling
@@ -48,7 +53,8 @@ ROUTERS = (
     pools.router, campaigns.router, campaign_life.router, pacing.router, shaping.router,
     suspensions.router, reports.router, leads.router, imports.router, enrollments.router,
     suppressions.router, sendlog.router, doubts.router, quarantine.router, receipts.router,
-    issues.router, unsubscribe.router,
+    issues.router, unsubscribe.router, attachments_api.router, preview.router,
+    tracking_api.router, tracking.router,
 )  # fmt: skip
 
 
@@ -68,6 +74,8 @@ def build(settings: GatewaySettings) -> Service:
         outbox=service.outbox,
         keys=service.keys,
         prober=Prober(settings),
+        previewer=Previewer(settings),
+        files=AttachmentFiles(ObjectStore.of(settings), service.keys),
         pacing=Pacing(settings),
         settling=Settling(settings.sender_url, settings.sender_token),
         oauth=OAuthClient(settings, service.clock),
@@ -81,6 +89,7 @@ def build(settings: GatewaySettings) -> Service:
     for subscription in subscriptions():
         service.subscribe(subscription)
     service.background("scheduled-starts", lambda: lifecycle.start_when_due(parts))
+    service.background("attachments", lambda: attachments.sweep_when_due(parts))
     service.readiness("keys", service.keys.check)
     return service
 

@@ -2,46 +2,33 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, assert_never
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paceline_common import ids, telemetry
 from paceline_common.http import Problem
-from paceline_gateway import problems, templates, trail
+from paceline_gateway import problems, trail
 from paceline_gateway.auth import Caller
-from paceline_gateway.domain.campaign import Action, Finding, Move, Refused, Stay, apply
+from paceline_gateway.checks import check
+from paceline_gateway.domain.campaign import Action, Move, Refused, Stay, apply
 from paceline_gateway.parts import Parts
 from paceline_gateway.store import foreign
 from paceline_gateway.store.tables import (
     Campaign,
     CampaignTier,
     Issue,
-    Mailbox,
-    PoolMember,
-    Step,
 )
 
 NOT_STARTED: Final = "not_started"
 _AUDITED: Final = frozenset({"start", "pause", "resume", "stop"})
 
 _log = telemetry.logger("campaigns")
-
-_LACKING: Final = text(
-    "SELECT count(*) AS leads, count(*) FILTER (WHERE coalesce(btrim("
-    " CASE CAST(:name AS text)"
-    " WHEN 'first_name' THEN l.first_name WHEN 'last_name' THEN l.last_name"
-    " WHEN 'company' THEN l.company ELSE l.fields ->> CAST(:name AS text) END"
-    "), '') = '') AS lacking"
-    " FROM scheduler.v_enrollment AS e"
-    " JOIN scheduler.v_lead AS l USING (workspace_id, lead_id)"
-    " WHERE e.campaign_id = :campaign AND e.state = 'active'"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,93 +55,6 @@ async def lock(tx: AsyncConnection, workspace_id: int, campaign_id: int) -> Row[
     if held is None:
         raise Problem(problems.NOT_FOUND, "there is no such campaign in this workspace")
     return held
-
-
-async def check(tx: AsyncConnection, workspace_id: int, campaign_id: int) -> list[Finding]:
-    """Return what stands against starting a campaign; only errors forbid it."""
-    found: list[Finding] = []
-    steps = (
-        await tx.execute(
-            select(Step.position, Step.subject, Step.text_template, Step.html_template)
-            .where(Step.workspace_id == workspace_id, Step.campaign_id == campaign_id)
-            .order_by(Step.position)
-        )
-    ).all()
-    if not steps:
-        found.append(Finding("error", "no_steps", "steps", "add at least one step"))
-    found += await _check_mailboxes(tx, workspace_id, campaign_id)
-    needs: dict[str, list[str]] = {}
-    for step in steps:
-        for part in ("subject", "text_template", "html_template"):
-            source = getattr(step, part)
-            where = f"steps[{step.position}].{part.removesuffix('_template')}"
-            if not source:
-                continue
-            if fault := templates.fault(source):
-                found.append(Finding("error", "template_invalid", where, fault))
-                continue
-            for name in templates.required(source):
-                needs.setdefault(name, []).append(where)
-    if steps and not steps[0].subject.strip():
-        found.append(
-            Finding(
-                "error", "subject_missing", "steps[1].subject", "the first step needs a subject"
-            )
-        )
-    for name, places in needs.items():
-        found += await _check_variable(tx, campaign_id, name, places)
-    return found
-
-
-async def _check_mailboxes(
-    tx: AsyncConnection, workspace_id: int, campaign_id: int
-) -> list[Finding]:
-    counts = (
-        await tx.execute(
-            select(
-                func.count(Mailbox.mailbox_id).label("members"),
-                func.count(Mailbox.mailbox_id).filter(Mailbox.is_active).label("active"),
-            )
-            .select_from(CampaignTier)
-            .join(
-                PoolMember,
-                (PoolMember.workspace_id == CampaignTier.workspace_id)
-                & (PoolMember.pool_id == CampaignTier.pool_id),
-            )
-            .join(
-                Mailbox,
-                (Mailbox.workspace_id == PoolMember.workspace_id)
-                & (Mailbox.mailbox_id == PoolMember.mailbox_id),
-            )
-            .where(
-                CampaignTier.workspace_id == workspace_id, CampaignTier.campaign_id == campaign_id
-            )
-        )
-    ).one()
-    if not counts.members:
-        message = "no pool of the campaign's tiers has a mailbox: add a pool, or a mailbox to one"
-        return [Finding("error", "no_mailboxes", "tiers", message)]
-    if not counts.active:
-        message = "every mailbox in the campaign's tiers is deactivated: activate one"
-        return [Finding("error", "no_active_mailbox", "tiers", message)]
-    return []
-
-
-async def _check_variable(
-    tx: AsyncConnection, campaign_id: int, name: str, places: Sequence[str]
-) -> list[Finding]:
-    counts = (await tx.execute(_LACKING, {"name": name, "campaign": campaign_id})).one()
-    if counts.leads and not counts.lacking:
-        return []
-    who = (
-        f"{counts.lacking} of {counts.leads} leads have no {name}"
-        if counts.leads
-        else f"every lead will need {name}"
-    )
-    advice = (
-        f'a message without it fails (missing_variable); or write {{{{ {name} | default: "…" }}}}'
-    )
-    return [Finding("warning", "missing_variable", ", ".join(places), f"{who}: {advice}")]
 
 
 async def act(
@@ -192,15 +92,7 @@ async def act(
             raise Problem(
                 problems.CAMPAIGN_NOT_READY,
                 "; ".join(f"{one.where}: {one.message}" for one in errors),
-                findings=[
-                    {
-                        "severity": one.severity,
-                        "code": one.code,
-                        "where": one.where,
-                        "message": one.message,
-                    }
-                    for one in findings
-                ],
+                findings=[asdict(one) for one in findings],
             )
     await _gate(tx, actor, held.campaign_id, action)
     now = parts.clock.now()

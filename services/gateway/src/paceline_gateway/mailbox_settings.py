@@ -8,11 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paceline_common.http import Problem
-from paceline_gateway import problems, trail
+from paceline_gateway import message_defaults, problems, trail
 from paceline_gateway.api.types import Email, Name, Timezone
 from paceline_gateway.auth import Caller
 from paceline_gateway.domain import mailbox_policy
 from paceline_gateway.domain.provider import Provider
+from paceline_gateway.message_defaults import MessageDefaults
 from paceline_gateway.parts import Parts
 from paceline_gateway.places import places
 
@@ -36,12 +37,13 @@ class MailboxSettings(BaseModel):
         description="Whether people already write from it. If so, stage 3 is attested and cold "
         "mail may start (policy `attested`); if not, it starts at stage 0 and has to warm up.",
     )
+    message: MessageDefaults = Field(default_factory=MessageDefaults)
 
 
 def columns(body: MailboxSettings, found: Provider, now: datetime) -> dict[str, Any]:
     """Return the columns of a mailbox that is connected now, at the provider that was `found`.
 
-    Raises `policy_invalid`.
+    Raises `policy_invalid`, `header_refused` and `template_invalid`.
     """
     return {
         "provider_found": found,
@@ -54,6 +56,7 @@ def columns(body: MailboxSettings, found: Provider, now: datetime) -> dict[str, 
         "connected_at": now,
         "deleted_at": None,
         "updated_at": now,
+        **message_defaults.columns(body.message),
     }
 
 

@@ -9,8 +9,10 @@ from paceline_common.address import AddressHasher
 from paceline_common.clock import Clock
 from paceline_common.db import Database, Outbox
 from paceline_common.keys import ADDRESS_HASH_SECRET, KeyService
+from paceline_common.storage import AttachmentFiles
 from paceline_gateway.oauth import OAuthClient
 from paceline_gateway.pacing import Pacing
+from paceline_gateway.preview import Previewer
 from paceline_gateway.probe import Prober
 from paceline_gateway.settings import GatewaySettings
 from paceline_gateway.settling import Settling
@@ -25,6 +27,8 @@ class Parts:
     outbox: Outbox
     keys: KeyService
     prober: Prober
+    previewer: Previewer
+    files: AttachmentFiles
     pacing: Pacing
     settling: Settling
     oauth: OAuthClient

@@ -143,8 +143,44 @@ STEPS_IN_USE = ProblemType(
     "Send at least as many steps as it has; texts and delays may change, steps may be added.",
 )  # fmt: skip
 TEMPLATE_INVALID = ProblemType(
-    "template_invalid", 422, "A template is not valid Liquid",
-    "Mend the place that `where` names.",
+    "template_invalid", 422, "A template is not valid Liquid or spintax",
+    "Mend the place that `where` names; `errors` lists them all, with line and column.",
+)  # fmt: skip
+STEPS_INVALID = ProblemType(
+    "steps_invalid", 422, "A step cannot be sent like this",
+    "Mend the place that `where` names; `errors` lists them all.",
+)  # fmt: skip
+HEADER_REFUSED = ProblemType(
+    "header_refused", 422, "A header cannot be set",
+    "Take out the header that `where` names, or write it as `detail` says.",
+)  # fmt: skip
+ATTACHMENT_TOO_LARGE = ProblemType(
+    "attachment_too_large", 413, "The file is too large",
+    "`max_bytes` is the limit; link to larger files.",
+)  # fmt: skip
+ATTACHMENT_REFUSED = ProblemType(
+    "attachment_refused", 422, "The file cannot be sent along",
+    "`detail` says what receivers refuse, or what is missing.",
+)  # fmt: skip
+ATTACHMENTS_FULL = ProblemType(
+    "attachments_full", 409, "The workspace's attachments take up all the room there is",
+    "Delete some that no step uses; `max_bytes` is the limit.",
+)  # fmt: skip
+ATTACHMENT_IN_USE = ProblemType(
+    "attachment_in_use", 409, "Steps send the attachment along",
+    "Take it out of the steps listed in `steps` first.",
+)  # fmt: skip
+STORAGE_UNAVAILABLE = ProblemType(
+    "storage_unavailable", 503, "The object storage does not answer, or is not set up",
+    "Try again shortly; if it stays, ask whoever runs this installation (PACELINE_STORAGE_URL).",
+)  # fmt: skip
+PREVIEW_FAILED = ProblemType(
+    "preview_failed", 422, "No message can be made of the step",
+    "`reason` and `detail` say what to correct.",
+)  # fmt: skip
+PREVIEW_UNAVAILABLE = ProblemType(
+    "preview_unavailable", 503, "The sender does not answer",
+    "Sending goes on as it stands; ask again shortly.",
 )  # fmt: skip
 POLICY_INVALID = ProblemType(
     "policy_invalid", 422, "The pacing policy cannot hold",

@@ -5,9 +5,10 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 
 from paceline_common.settings import OAuthEndpoints, ServiceSettings
+from paceline_common.storage import StorageSettings
 
 
-class GatewaySettings(ServiceSettings, OAuthEndpoints):
+class GatewaySettings(ServiceSettings, OAuthEndpoints, StorageSettings):
     """What the gateway needs beyond `ServiceSettings`.
 
     `*_url` and `*_token`: where the other services' `/internal` listens and
@@ -30,6 +31,10 @@ class GatewaySettings(ServiceSettings, OAuthEndpoints):
 
     import_max_bytes: int = Field(default=100 * 1024 * 1024, ge=1024)
     import_batch_rows: int = Field(default=500, ge=1, le=5000)
+    # One file, all files of a workspace, and one message as MIME (the sender has that one too).
+    attachment_max_bytes: int = Field(default=10 * 1024 * 1024, ge=1024)
+    attachments_max_bytes: int = Field(default=1024 * 1024 * 1024, ge=1024)
+    message_max_bytes: int = Field(default=25 * 1024 * 1024, ge=64 * 1024)
     # A server may take its time over AUTH and the final dot.
     probe_send_timeout_s: float = Field(default=60.0, gt=0)
     # How long the test message may take to show up in the inbox.

@@ -9,6 +9,7 @@ from paceline_gateway import lifecycle, problems
 from paceline_gateway.api.campaigns import CampaignOut, read_campaign
 from paceline_gateway.api.types import CampaignId, Instant, answers
 from paceline_gateway.auth import Caller, Reader, Writer
+from paceline_gateway.checks import check
 from paceline_gateway.domain.campaign import Action, Finding
 from paceline_gateway.parts import Parts, PartsDep
 
@@ -24,12 +25,17 @@ class StartIn(BaseModel):
 
 
 class FindingOut(BaseModel):
-    """One finding of a check: an error forbids the start, a warning does not."""
+    """One finding of a check: an error forbids the start, a warning does not.
+
+    `count` says how many it concerns (leads, mailboxes), `examples` names a few.
+    """
 
     severity: Literal["error", "warning"]
     code: str
     where: str
     message: str
+    count: int | None = None
+    examples: list[str] = []
 
 
 class CheckOut(BaseModel):
@@ -53,7 +59,7 @@ async def check_campaign(campaign_id: CampaignId, parts: PartsDep, caller: Reade
     """Say what stands against starting the campaign, and what will go wrong if it is started."""
     async with parts.db.transaction([caller.workspace_id]) as tx:
         await read_campaign(tx, caller, campaign_id)
-        findings = await lifecycle.check(tx, caller.workspace_id, campaign_id)
+        findings = await check(tx, caller.workspace_id, campaign_id)
     return CheckOut(
         ok=all(one.severity != "error" for one in findings),
         findings=[_finding(one) for one in findings],
@@ -77,7 +83,7 @@ async def start_campaign(
             await lifecycle.act(parts, tx, actor, held, "schedule", start_at=start_at)
         else:
             await lifecycle.act(parts, tx, actor, held, "start")
-        findings = await lifecycle.check(tx, caller.workspace_id, campaign_id)
+        findings = await check(tx, caller.workspace_id, campaign_id)
         campaign = await read_campaign(tx, caller, campaign_id)
     return StartOut(
         campaign=campaign,
@@ -146,4 +152,4 @@ async def _act(parts: Parts, caller: Caller, campaign_id: int, action: Action) -
 
 
 def _finding(one: Finding) -> FindingOut:
-    return FindingOut(severity=one.severity, code=one.code, where=one.where, message=one.message)
+    return FindingOut.model_validate(one, from_attributes=True)

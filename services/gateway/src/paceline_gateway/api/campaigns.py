@@ -5,14 +5,14 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, status
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from sqlalchemy import delete, insert, select, update
-from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paceline_common import ids
 from paceline_common.http import Problem
-from paceline_gateway import lifecycle, paging, problems, templates
+from paceline_gateway import lifecycle, paging, problems
+from paceline_gateway.api.steps import MAX_DELAY_S, StepOut, Steps, read_steps, set_steps
 from paceline_gateway.api.suspensions import SuspensionOut, open_suspensions
 from paceline_gateway.api.types import CampaignId, Instant, Name, PoolId, answers
 from paceline_gateway.auth import Caller, Reader, Writer
@@ -21,17 +21,15 @@ from paceline_gateway.domain.routing import EspMatch, Stickiness
 from paceline_gateway.paging import Cursor, Limit, Page
 from paceline_gateway.parts import PartsDep
 from paceline_gateway.store import foreign
-from paceline_gateway.store.tables import Campaign, CampaignTier, Pool, Step
+from paceline_gateway.store.tables import Campaign, CampaignTier, Pool
 
 router = APIRouter(prefix="/v1/campaigns", tags=["campaigns"])
 
 Type = Literal["cold", "nurture", "transactional"]
-Template = Annotated[str, StringConstraints(max_length=200_000)]
-MAX_DELAY_S = 366 * 86_400
 # Columns that are set by the name they have in a request.
 _COLUMNS = {
     "name", "type", "stickiness", "reassign_after_s", "min_health", "esp_match", "allow_parallel",
-    "start_at",
+    "track_opens", "track_clicks", "start_at",
 }  # fmt: skip
 
 
@@ -39,19 +37,6 @@ class _In(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class StepIn(_In):
-    """A message. `delay_s` counts from the step before it was sent; for step 1, from enrollment.
-
-    An empty subject continues the conversation (`Re: …`); step 1 needs one.
-    """
-
-    delay_s: int = Field(default=0, ge=0, le=MAX_DELAY_S)
-    subject: Annotated[str, StringConstraints(max_length=998)] = ""
-    text: Annotated[Template, StringConstraints(min_length=1)]
-    html: Template | None = None
-
-
-Steps = Annotated[list[StepIn], Field(max_length=50)]
 Pools = Annotated[list[PoolId], Field(min_length=1, max_length=100)]
 
 
@@ -96,6 +81,14 @@ class CampaignIn(_In):
     allow_parallel: bool = Field(
         default=False, description="Whether leads may be in another active campaign at once."
     )
+    track_opens: bool = Field(
+        default=False,
+        description="Put a pixel into the HTML. Needs a tracking domain at every mailbox.",
+    )
+    track_clicks: bool = Field(
+        default=False,
+        description="Lead links of the HTML over the mailbox's tracking domain, likewise.",
+    )
     steps: Steps = Field(default_factory=list)
     tiers: Tiers = Field(default_factory=list)
     start_at: Instant | None = Field(
@@ -117,21 +110,11 @@ class CampaignPatch(_In):
     min_health: MinHealth | None = None
     esp_match: EspMatch | None = None
     allow_parallel: bool | None = None
+    track_opens: bool | None = None
+    track_clicks: bool | None = None
     steps: Steps | None = None
     tiers: Tiers | None = None
     start_at: Instant | None = None
-
-
-class StepOut(BaseModel):
-    """A message of a campaign; positions count from 1."""
-
-    id: str
-    position: int
-    delay_s: int
-    subject: str
-    text: str
-    html: str | None
-    version: int
 
 
 class TierOut(BaseModel):
@@ -165,6 +148,8 @@ class CampaignOut(BaseModel):
     min_health: int
     esp_match: EspMatch
     allow_parallel: bool
+    track_opens: bool
+    track_clicks: bool
     throttled: bool
     throttle: ThrottleOut | None
     start_at: datetime | None
@@ -206,7 +191,7 @@ async def list_campaigns(
     "",
     operation_id="createCampaign",
     status_code=status.HTTP_201_CREATED,
-    responses=answers(problems.TEMPLATE_INVALID, problems.NOT_FOUND),
+    responses=answers(problems.TEMPLATE_INVALID, problems.STEPS_INVALID, problems.NOT_FOUND),
 )
 async def create_campaign(body: CampaignIn, parts: PartsDep, caller: Writer) -> CampaignOut:
     """Make a campaign as a draft; nothing is sent before it is started."""
@@ -222,7 +207,7 @@ async def create_campaign(body: CampaignIn, parts: PartsDep, caller: Writer) -> 
         await foreign.suspend(
             tx, caller.workspace_id, "campaign", campaign_id, lifecycle.NOT_STARTED, caller.actor
         )
-        await _set_steps(tx, caller, campaign_id, body.steps, may_shrink=True)
+        await set_steps(parts, tx, caller, campaign_id, body.steps, may_shrink=True)
         await _set_tiers(tx, caller, campaign_id, body.tiers)
         await lifecycle.touch(parts, tx, await lifecycle.lock(tx, caller.workspace_id, campaign_id))
         return await read_campaign(tx, caller, campaign_id)
@@ -240,7 +225,7 @@ async def get_campaign(campaign_id: CampaignId, parts: PartsDep, caller: Reader)
     operation_id="changeCampaign",
     responses=answers(
         problems.NOT_FOUND, problems.CAMPAIGN_STATE, problems.STEPS_IN_USE,
-        problems.TEMPLATE_INVALID,
+        problems.TEMPLATE_INVALID, problems.STEPS_INVALID,
     ),
 )  # fmt: skip
 async def change_campaign(
@@ -269,71 +254,13 @@ async def change_campaign(
                 .values(values)
             )
         if body.steps is not None:
-            await _set_steps(
-                tx, caller, campaign_id, body.steps, may_shrink=held.status in UNSTARTED
+            await set_steps(
+                parts, tx, caller, campaign_id, body.steps, may_shrink=held.status in UNSTARTED
             )
         if body.tiers is not None:
             await _set_tiers(tx, caller, campaign_id, body.tiers)
         await lifecycle.touch(parts, tx, held)
         return await read_campaign(tx, caller, campaign_id)
-
-
-async def _set_steps(
-    tx: AsyncConnection,
-    caller: Caller,
-    campaign_id: int,
-    steps: Sequence[StepIn],
-    *,
-    may_shrink: bool,
-) -> None:
-    for position, step in enumerate(steps, 1):
-        for part, source in (("subject", step.subject), ("text", step.text), ("html", step.html)):
-            if source and (fault := templates.fault(source)):
-                where = f"steps[{position}].{part}"
-                raise Problem(problems.TEMPLATE_INVALID, f"{where}: {fault}", where=where)
-    mine = (Step.workspace_id == caller.workspace_id, Step.campaign_id == campaign_id)
-    dropped = (
-        await tx.execute(
-            delete(Step).where(*mine, Step.position > len(steps)).returning(Step.position)
-        )
-    ).all()
-    if dropped and not may_shrink:
-        raise Problem(problems.STEPS_IN_USE)
-    if not steps:
-        return
-    statement = upsert(Step)
-    new = statement.excluded
-    changed = (
-        (Step.delay_s != new.delay_s)
-        | (Step.subject != new.subject)
-        | (Step.text_template != new.text_template)
-        | Step.html_template.is_distinct_from(new.html_template)
-    )
-    await tx.execute(
-        statement.on_conflict_do_update(
-            index_elements=[Step.workspace_id, Step.campaign_id, Step.position],
-            set_={
-                "delay_s": new.delay_s,
-                "subject": new.subject,
-                "text_template": new.text_template,
-                "html_template": new.html_template,
-                "version": Step.version + 1,
-            },
-            where=changed,
-        ),
-        [
-            {
-                "workspace_id": caller.workspace_id,
-                "campaign_id": campaign_id,
-                "position": position,
-                "delay_s": step.delay_s,
-                "subject": step.subject,
-                "text_template": step.text,
-                "html_template": step.html,
-            }
-            for position, step in enumerate(steps, 1)
-        ],
-    )
 
 
 async def _set_tiers(
@@ -392,23 +319,7 @@ async def read_campaign(tx: AsyncConnection, caller: Caller, campaign_id: int) -
 
 
 async def _read(tx: AsyncConnection, caller: Caller, numbers: Sequence[int]) -> list[CampaignOut]:
-    steps: dict[int, list[StepOut]] = {}
-    for row in await tx.execute(
-        select(Step.__table__)
-        .where(Step.workspace_id == caller.workspace_id, Step.campaign_id.in_(numbers))
-        .order_by(Step.campaign_id, Step.position)
-    ):
-        steps.setdefault(row.campaign_id, []).append(
-            StepOut(
-                id=ids.encode("stp", row.step_id),
-                position=row.position,
-                delay_s=row.delay_s,
-                subject=row.subject,
-                text=row.text_template,
-                html=row.html_template,
-                version=row.version,
-            )
-        )
+    steps = await read_steps(tx, caller.workspace_id, numbers)
     tiers: dict[int, dict[int, list[str]]] = {}
     for row in await tx.execute(
         select(CampaignTier.campaign_id, CampaignTier.tier, CampaignTier.pool_id)
@@ -444,6 +355,8 @@ async def _read(tx: AsyncConnection, caller: Caller, numbers: Sequence[int]) -> 
             min_health=row.min_health,
             esp_match=row.esp_match,
             allow_parallel=row.allow_parallel,
+            track_opens=row.track_opens,
+            track_clicks=row.track_clicks,
             throttled=row.campaign_id in throttled,
             throttle=throttled.get(row.campaign_id),
             start_at=row.start_at,

@@ -2,7 +2,6 @@
 
 import json
 import tempfile
-from collections.abc import AsyncGenerator
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -12,12 +11,12 @@ from sqlalchemy import bindparam, func, select
 from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 
 from paceline_common import ids
 from paceline_common.db import Queries
 from paceline_common.http import Problem
 from paceline_gateway import imports, paging, problems
+from paceline_gateway.api.forms import read_form
 from paceline_gateway.api.types import CampaignId, IdempotencyKey, ImportId, answers, public
 from paceline_gateway.auth import Caller, Enroller, Reader
 from paceline_gateway.imports import Upload
@@ -147,7 +146,7 @@ async def import_leads(
         raise imports.too_large(limit)
     with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as spool:
         if request.headers.get("content-type", "").startswith("multipart/form-data"):
-            form = await _form(request, limit)
+            form = await read_form(request, limit, imports.too_large(limit))
             try:
                 part = form.get("file")
                 if not isinstance(part, UploadFile):
@@ -268,25 +267,6 @@ async def list_import_rows(
         for one in rows
     ]  # fmt: skip
     return paging.page(found, limit, [(one.row,) for one in found])
-
-
-async def _form(request: Request, limit: int) -> Any:
-    async def limited() -> AsyncGenerator[bytes, None]:
-        size = 0
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > limit:
-                raise imports.too_large(limit)
-            yield chunk
-
-    try:
-        return await MultiPartParser(request.headers, limited()).parse()
-    except MultiPartException as error:
-        raise Problem(
-            problems.REQUEST_INVALID,
-            error.message,
-            errors=[{"at": "body", "why": error.message, "kind": "multipart"}],
-        ) from error
 
 
 def _text(part: UploadFile | str | None) -> str | None:

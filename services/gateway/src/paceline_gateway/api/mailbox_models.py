@@ -10,6 +10,7 @@ from paceline_gateway.api.types import Email, Name, Timezone
 from paceline_gateway.domain.consent import OAuthProvider
 from paceline_gateway.domain.provider import Provider
 from paceline_gateway.mailbox_settings import MailboxSettings
+from paceline_gateway.message_defaults import MessageDefaults, MessageDefaultsOut
 from paceline_gateway.pacing import Capacity, Unknown
 from paceline_gateway.servers import ServerIn, ServerOut
 from paceline_providers.presets import presets
@@ -74,6 +75,7 @@ class MailboxPatch(_In):
     policy_reset: list[str] | None = Field(default=None, max_length=50)
     provider: Provider | None = None
     is_active: bool | None = None
+    message: MessageDefaults | None = None
     smtp: ServerIn | None = None
     imap: ServerIn | None = None
 
@@ -146,6 +148,7 @@ class MailboxOut(BaseModel):
     provider_found: Provider
     is_active: bool
     timezone: str
+    message: MessageDefaultsOut
     policy: dict[str, Any]
     effective_policy: dict[str, Any]
     capacity: Capacity | None

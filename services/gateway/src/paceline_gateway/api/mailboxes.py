@@ -13,7 +13,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from paceline_common import ids
 from paceline_common.address import normalise
 from paceline_common.http import Problem
-from paceline_gateway import connect, mailbox_settings, paging, problems, trail
+from paceline_gateway import (
+    connect,
+    mailbox_settings,
+    message_defaults,
+    paging,
+    problems,
+    trail,
+)
 from paceline_gateway.api.mailbox_models import (
     GrantOut,
     LastTest,
@@ -68,7 +75,8 @@ async def list_mailboxes(
     responses={
         200: {"model": TestOut, "description": "With `test=only`: what the test found."},
         **answers(
-            problems.MAILBOX_EXISTS, problems.POLICY_INVALID, problems.CONNECTION_TEST_FAILED,
+            problems.MAILBOX_EXISTS, problems.POLICY_INVALID, problems.HEADER_REFUSED,
+            problems.TEMPLATE_INVALID, problems.CONNECTION_TEST_FAILED,
             problems.CONNECTION_TEST_UNAVAILABLE,
         ),
     },
@@ -118,7 +126,8 @@ async def get_mailbox(mailbox_id: MailboxId, parts: PartsDep, caller: Reader) ->
     "/{mailbox_id}",
     operation_id="changeMailbox",
     responses=answers(
-        problems.NOT_FOUND, problems.POLICY_INVALID, problems.CONNECTION_TEST_FAILED,
+        problems.NOT_FOUND, problems.POLICY_INVALID, problems.HEADER_REFUSED,
+        problems.TEMPLATE_INVALID, problems.CONNECTION_TEST_FAILED,
         problems.CONNECTION_TEST_UNAVAILABLE, problems.MAILBOX_DELETED,
     ),
 )  # fmt: skip
@@ -127,7 +136,7 @@ async def change_mailbox(
 ) -> MailboxOut:
     """Change a mailbox; a new server or password is tested on both legs first."""
     asked = body.model_dump(exclude_unset=True, include={"display_name", "reply_to", "timezone"})
-    values: dict[str, Any] = {**asked}
+    values: dict[str, Any] = asked | message_defaults.columns(body.message)
     if "provider" in body.model_fields_set:
         values["provider_set"] = body.provider
     if body.is_active is not None:
@@ -285,6 +294,7 @@ def _out(row: Row[Any], held: list[SuspensionOut], pace: PaceOut | None) -> Mail
         provider_found=row.provider_found,
         is_active=row.is_active,
         timezone=row.zone,
+        message=message_defaults.shown(row),
         policy=row.policy,
         effective_policy=mailbox_policy.in_effect(
             row.policy, provider, country, region,

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from datetime import datetime
-from typing import get_args
+from typing import Literal, get_args
 
 from fastapi import APIRouter
 from pydantic import BaseModel
@@ -44,6 +44,22 @@ class StepReport(BaseModel):
     in_doubt: int
 
 
+class VariantReport(BaseModel):
+    """What became of the messages of one content of a step; `variant` null: the step's own.
+
+    `opened` and `clicked` count messages, where the campaign tracks; opens are
+    unreliable: clients load pixels ahead, or not at all.
+    """
+
+    step: int
+    variant: str | None
+    sent: int
+    bounced: int
+    replied: int
+    clicked: int
+    opened: int
+
+
 class MailboxReport(BaseModel):
     """One mailbox's part in the campaign."""
 
@@ -59,7 +75,11 @@ class MailboxReport(BaseModel):
 
 
 class ReportOut(BaseModel):
-    """A campaign in numbers. `states` add up to `enrollments`; `complete` if all are final."""
+    """A campaign in numbers. `states` add up to `enrollments`; `complete` if all are final.
+
+    `opened` and `clicked` are null unless the campaign tracks them; `opens_reliable`
+    is always false.
+    """
 
     campaign_id: str
     status: Status
@@ -68,7 +88,11 @@ class ReportOut(BaseModel):
     states: dict[State, int]
     waiting: list[WaitingOut]
     steps: list[StepReport]
+    variants: list[VariantReport]
     mailboxes: list[MailboxReport]
+    opened: int | None
+    clicked: int | None
+    opens_reliable: Literal[False] = False
 
 
 _COUNTS = ("sent", "deferred", "rejected", "failed", "in_doubt")
@@ -81,15 +105,15 @@ async def report_campaign(campaign_id: CampaignId, parts: PartsDep, caller: Read
     """Report on a campaign as it stands."""
     c = foreign.ENROLLMENT.c
     async with parts.db.transaction([caller.workspace_id]) as tx:
-        status = (
+        held = (
             await tx.execute(
-                select(Campaign.status).where(
+                select(Campaign.status, Campaign.track_opens, Campaign.track_clicks).where(
                     Campaign.workspace_id == caller.workspace_id,
                     Campaign.campaign_id == campaign_id,
                 )
             )
-        ).scalar_one_or_none()
-        if status is None:
+        ).one_or_none()
+        if held is None:
             raise Problem(problems.NOT_FOUND, "there is no such campaign in this workspace")
         standing = (
             await tx.execute(
@@ -101,6 +125,7 @@ async def report_campaign(campaign_id: CampaignId, parts: PartsDep, caller: Read
         ).all()
         one = {"campaign": campaign_id}
         sends = (await tx.execute(_queries["report_sends"], one)).all()
+        variants = (await tx.execute(_queries["report_variants"], one)).all()
         came_back = {
             row.mailbox_id: row for row in await tx.execute(_queries["report_answers"], one)
         }
@@ -118,7 +143,7 @@ async def report_campaign(campaign_id: CampaignId, parts: PartsDep, caller: Read
             last[row.mailbox_id] = max(row.last_sent_at, last.get(row.mailbox_id, row.last_sent_at))
     return ReportOut(
         campaign_id=ids.encode("cmp", campaign_id),
-        status=status,
+        status=held.status,
         enrollments=sum(states.values()),
         complete=bool(standing) and not states["active"],
         states=states,
@@ -128,6 +153,9 @@ async def report_campaign(campaign_id: CampaignId, parts: PartsDep, caller: Read
             if row.state == "active"
         ],
         steps=[StepReport(step=step, **counts) for step, counts in sorted(steps.items())],
+        variants=[VariantReport.model_validate(row, from_attributes=True) for row in variants],
+        opened=sum(row.opened for row in variants) if held.track_opens else None,
+        clicked=sum(row.clicked for row in variants) if held.track_clicks else None,
         mailboxes=[
             MailboxReport(
                 mailbox_id=ids.encode("mbx", number),

@@ -35,6 +35,7 @@ class SendOut(BaseModel):
     status: str | None
     text: str | None
     message_id: str | None
+    variant: str | None
     started_at: datetime
     finished_at: datetime | None
 
@@ -80,6 +81,7 @@ async def list_sends(
             status=row.status,
             text=row.text,
             message_id=row.message_id,
+            variant=row.variant,
             started_at=row.started_at,
             finished_at=row.finished_at,
         )

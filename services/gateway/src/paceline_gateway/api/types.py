@@ -23,6 +23,7 @@ EnrollmentId = Annotated[int, *public_id("enr")]
 AddressId = Annotated[int, *public_id("addr")]
 JobId = Annotated[int, *public_id("job")]
 QuarantineId = Annotated[int, *public_id("qua")]
+AttachmentId = Annotated[int, *public_id("att")]
 
 # Postgres keeps no NUL in a text.
 NoNul = StringConstraints(pattern=r"^[^\x00]*$")

@@ -15,6 +15,7 @@ from paceline_gateway import problems, trail
 from paceline_gateway.api.types import Name, Timezone, answers
 from paceline_gateway.auth import Caller, Reader, Writer
 from paceline_gateway.domain.mailbox_policy import place_fault
+from paceline_gateway.message_defaults import Header, Headers, header_rows, shown_headers
 from paceline_gateway.parts import Parts, PartsDep
 from paceline_gateway.places import places
 from paceline_gateway.store.tables import Mailbox, Workspace
@@ -57,6 +58,9 @@ class WorkspacePatch(_In):
     country: str | None = Field(default=None, description="ISO 3166, two letters: for holidays.")
     region: str | None = Field(default=None, description="A region of the country: for holidays.")
     contact: ContactPatch | None = None
+    headers: Headers | None = Field(
+        default=None, description="Headers of each message; a mailbox's of the same name win."
+    )
 
 
 class WorkspaceOut(BaseModel):
@@ -68,6 +72,7 @@ class WorkspaceOut(BaseModel):
     country: str | None
     region: str | None
     contact: Contact
+    headers: list[Header]
     version: int
     created_at: datetime
 
@@ -85,13 +90,19 @@ async def get_workspace(parts: PartsDep, caller: Reader) -> WorkspaceOut:
         )
 
 
-@router.patch("", operation_id="changeWorkspace", responses=answers(problems.PLACE_UNKNOWN))
+@router.patch(
+    "",
+    operation_id="changeWorkspace",
+    responses=answers(problems.PLACE_UNKNOWN, problems.HEADER_REFUSED),
+)
 async def change_workspace(body: WorkspacePatch, parts: PartsDep, caller: Writer) -> WorkspaceOut:
     """Change the workspace; mailboxes that have no zone or country of their own follow."""
     values = body.model_dump(exclude_unset=True, include={"country", "region"})
     values |= body.model_dump(exclude_none=True, include={"name", "timezone"})
     if body.contact:
         values |= body.contact.model_dump(exclude_none=True)
+    if body.headers is not None:
+        values["headers"] = header_rows(body.headers, "headers")
     async with parts.db.transaction([caller.workspace_id]) as tx:
         held = (
             await tx.execute(
@@ -193,6 +204,7 @@ def _out(row: Row[Any]) -> WorkspaceOut:
             min_days_between=row.min_days_between,
             company_stop=row.company_stop,
         ),
+        headers=shown_headers(row.headers),
         version=row.version,
         created_at=row.created_at,
     )

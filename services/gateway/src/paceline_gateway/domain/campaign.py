@@ -1,6 +1,6 @@
 """The life of a campaign: which action leads from which state to which."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 Status = Literal[
@@ -76,10 +76,13 @@ class Finding:
     """One thing that a check of a campaign found.
 
     An `error` forbids the start; a `warning` does not. `where` names the place in
-    the campaign (`steps[2].subject`, `tiers`).
+    the campaign (`steps[2].subject`, `tiers`). `count` says how many it concerns,
+    `examples` names a few of them.
     """
 
     severity: Literal["error", "warning"]
     code: str
     where: str
     message: str
+    count: int | None = None
+    examples: list[str] = field(default_factory=list)

@@ -80,7 +80,7 @@ SEND_LOG = _view(
     workspace_id="int", job_id="int", enrollment_id="int", campaign_id="int", step="small",
     mailbox_id="int", attempt_no="small", provider="text", outcome="text", outcome_class="text",
     code="small", status="text", text="text", message_id="text", started_at="at",
-    finished_at="at",
+    finished_at="at", variant="text",
 )  # fmt: skip
 DOUBT = _view(
     "sender", "v_doubt",

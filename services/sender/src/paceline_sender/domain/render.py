@@ -2,17 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
-from paceline_common.templates import MissingVariable, Occasion, TemplateError, fill
+from paceline_common.templates import (
+    STANDARD_FIELDS,
+    MissingVariable,
+    Occasion,
+    TemplateError,
+    fill,
+    variables,
+)
 
 __all__ = [
     "STANDARD_FIELDS", "MissingVariable", "Rendered", "Sources", "TemplateError", "fill",
     "render", "variables",
 ]  # fmt: skip
-
-STANDARD_FIELDS: Final = ("email", "first_name", "last_name", "company")
-_RESERVED: Final = frozenset({*STANDARD_FIELDS, "sender", "unsubscribe_url"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,34 +45,6 @@ class Rendered:
     signature_text: str | None = None
     signature_html: str | None = None
     missing: tuple[str, ...] = ()
-
-
-def variables(
-    lead: Mapping[str, str | None],
-    fields: Mapping[str, str | None],
-    *,
-    sender_name: str | None,
-    sender_email: str,
-    unsubscribe_url: str,
-) -> dict[str, object]:
-    """Return what a template may print.
-
-    Absent and blank values are left out, so that they count as missing; the
-    lead's own fields cannot shadow the standard ones.
-    """
-    known: dict[str, object] = {
-        name: value
-        for name, value in fields.items()
-        if name not in _RESERVED and value is not None and value.strip()
-    }
-    known.update(
-        (name, value) for name in STANDARD_FIELDS if (value := lead.get(name)) and value.strip()
-    )
-    known["sender"] = {
-        name: value for name, value in (("name", sender_name), ("email", sender_email)) if value
-    }
-    known["unsubscribe_url"] = unsubscribe_url
-    return known
 
 
 def render(
