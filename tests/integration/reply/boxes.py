@@ -70,6 +70,6 @@ async def connected(
         credential, oauth = one.credential(*(scopes or FULL[kind]))
         mailbox_id = await world.add_api_mailbox(kind, one.email, credential, oauth)
         settings = parts.settings.model_copy(update=one.settings())
-        doors = make_doors(settings, parts.db, keys, http)
+        doors = make_doors(settings, parts.patient, keys, http)
         adapted = replace(parts, settings=settings, doors=doors)
         yield Box(world, one, mailbox_id, settings, doors, adapted)

@@ -20,6 +20,7 @@ from paceline_providers.hosts import HostPolicy
 from paceline_reply.access import Doors
 from paceline_reply.app import resolver, tls_contexts
 from paceline_reply.metrics import METRICS
+from paceline_reply.patience import PatientDatabase
 from paceline_reply.reader import Parts
 from paceline_reply.receive import Receiver
 from paceline_reply.settings import ReplySettings
@@ -102,16 +103,18 @@ async def parts(
     settings: ReplySettings, db: Database, keys: KeyService, doors: Doors
 ) -> AsyncIterator[Parts]:
     threads = ThreadPoolExecutor(8)
+    patient = PatientDatabase(db, 5)
     outbox = Outbox(db)
     metrics = Metrics(METRICS)
     yield Parts(
         settings=settings,
         db=db,
+        patient=patient,
         outbox=outbox,
         clock=SystemClock(),
         metrics=metrics,
         receiver=Receiver(
-            db=db,
+            db=patient,
             outbox=outbox,
             keys=keys,
             clock=SystemClock(),

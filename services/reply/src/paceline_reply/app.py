@@ -17,6 +17,7 @@ from paceline_reply.access import Doors
 from paceline_reply.failpoints import FAILPOINTS
 from paceline_reply.find_sent import SentFinder
 from paceline_reply.metrics import METRICS
+from paceline_reply.patience import PatientDatabase
 from paceline_reply.probe import Prober
 from paceline_reply.reader import Parts
 from paceline_reply.readers import Readers
@@ -33,8 +34,10 @@ def build(settings: ReplySettings) -> Service:
     service = Service("reply", settings, metrics=METRICS, failpoint_names=frozenset(FAILPOINTS))
     # The readers say themselves why they try again.
     stamina.instrumentation.set_on_retry_hooks([])
+    # Half of the connections: events, requests and the outbox need theirs.
+    patient = PatientDatabase(service.db, max(1, settings.postgres_pool_size // 2))
     receiver = Receiver(
-        db=service.db,
+        db=patient,
         outbox=service.outbox,
         keys=service.keys,
         clock=service.clock,
@@ -44,7 +47,7 @@ def build(settings: ReplySettings) -> Service:
     http = httpx.AsyncClient(verify=context(settings.tls_ca_file))
     doors = Doors(
         settings=settings,
-        db=service.db,
+        db=patient,
         keys=service.keys,
         clock=service.clock,
         http=http,
@@ -55,6 +58,7 @@ def build(settings: ReplySettings) -> Service:
         Parts(
             settings=settings,
             db=service.db,
+            patient=patient,
             outbox=service.outbox,
             clock=service.clock,
             metrics=service.metrics,

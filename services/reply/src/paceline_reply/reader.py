@@ -16,6 +16,7 @@ from paceline_common.db import Database, Outbox, Outgoing, Queries
 from paceline_common.kafka.quarantine import Fault, classify
 from paceline_common.telemetry import Metrics
 from paceline_reply.access import Access, Doors
+from paceline_reply.patience import PatientDatabase
 from paceline_reply.receive import Mailbox, Receiver
 from paceline_reply.settings import ReplySettings
 from paceline_reply.sources.api import Pace
@@ -34,10 +35,14 @@ _QUERIES: Final = Queries("paceline_reply")
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What every reader shares: `pace` is for APIs, `threads` for blocking connections (IMAP)."""
+    """What readers share: `pace` is for APIs, `threads` for blocking connections (IMAP).
+
+    Each of hundreds uses the database through `patient`; who keeps them uses `db`.
+    """
 
     settings: ReplySettings
     db: Database
+    patient: PatientDatabase
     outbox: Outbox
     clock: Clock
     metrics: Metrics
@@ -174,7 +179,7 @@ class Reader:
         return place
 
     async def _known(self, provider_ids: Collection[str]) -> Collection[str]:
-        async with self._parts.db.transaction([self._workspace_id]) as tx:
+        async with self._parts.patient.transaction([self._workspace_id]) as tx:
             found = await tx.scalars(
                 _QUERIES["find_known"], {**self._key, "ids": list(provider_ids)}
             )
@@ -182,11 +187,11 @@ class Reader:
 
     async def _advance(self, place: Place, read_at: datetime | None = None) -> None:
         values = {"place": msgspec.json.encode(place).decode(), "read_at": read_at}
-        async with self._parts.db.transaction([self._workspace_id]) as tx:
+        async with self._parts.patient.transaction([self._workspace_id]) as tx:
             await tx.execute(_QUERIES["advance_cursor"], {**self._key, **values})
 
     async def _cursor(self) -> Any:
-        async with self._parts.db.transaction([self._workspace_id]) as tx:
+        async with self._parts.patient.transaction([self._workspace_id]) as tx:
             cursor = (await tx.execute(_QUERIES["load_cursor"], self._key)).one_or_none()
         if cursor is None:
             raise _Gone
@@ -197,7 +202,7 @@ class Reader:
         self.state, self._lost_since, self._told_unreachable = "reading", None, False
         if self._told_reading:
             return
-        async with self._parts.db.transaction([self._workspace_id]) as tx:
+        async with self._parts.patient.transaction([self._workspace_id]) as tx:
             for reason in (AUTH_FAILED, GRANT_REVOKED):
                 await tx.execute(_QUERIES["resume"], {**self._key, "reason": reason})
             await self._parts.outbox.add(tx, [self._probed(ok=True, code="ok")])
@@ -212,7 +217,7 @@ class Reader:
         if self._told_refused:
             return
         words = self._without_names(error.message)
-        async with self._parts.db.transaction([self._workspace_id]) as tx:
+        async with self._parts.patient.transaction([self._workspace_id]) as tx:
             await tx.execute(
                 _QUERIES["suspend"],
                 {
@@ -244,7 +249,7 @@ class Reader:
         ):
             return
         words = self._without_names(error.message)
-        async with self._parts.db.transaction([self._workspace_id]) as tx:
+        async with self._parts.patient.transaction([self._workspace_id]) as tx:
             await self._parts.outbox.add(
                 tx,
                 [
@@ -263,7 +268,7 @@ class Reader:
         ).inc()
         if self._told_failed:
             return
-        async with self._parts.db.transaction([self._workspace_id]) as tx:
+        async with self._parts.patient.transaction([self._workspace_id]) as tx:
             await self._parts.outbox.add(
                 tx, [self._issue("inbox_unreadable", "error", type(error).__name__)]
             )
