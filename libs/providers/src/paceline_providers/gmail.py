@@ -64,7 +64,7 @@ _SCOPE: Final = "https://www.googleapis.com/auth/gmail."
 _ALL: Final = "https://mail.google.com/"
 # As the discovery document lists them for each method.
 _DRAFTS: Final = frozenset({_ALL, _SCOPE + "compose", _SCOPE + "modify"})
-_SENDS: Final = _DRAFTS | {_SCOPE + "send"}
+SENDS: Final = _DRAFTS | {_SCOPE + "send"}
 _SEARCHES: Final = frozenset({_ALL, _SCOPE + "modify", _SCOPE + "readonly"})
 _READS: Final = _SEARCHES | {_SCOPE + "metadata"}
 
@@ -168,7 +168,7 @@ class GmailProvider:
 
     async def open(self) -> Session | Unsent:
         """Make sure of a token; the connection is the HTTP client's."""
-        if not _SENDS & frozenset(self.settings.scopes):
+        if not SENDS & frozenset(self.settings.scopes):
             text = "the grant does not include sending (gmail.send, gmail.compose or gmail.modify)"
             return Unsent("auth_failed", OutcomeClass.AUTH, text=text)
         return await self.api.sign_in() or GmailSession(self)

@@ -182,7 +182,8 @@ def _refused(answer: Answer, history: History, now: datetime, rng: random.Random
         return Decision("rejected", "soft", "given_up")
     wanted = max(soft, answer.retry_at) if answer.retry_at else soft
     found = answer.outcome_class or "soft"
-    hold = _throttled(answer.retry_at, now) if answer.retry_at else None
+    named = answer.retry_at if found == "soft" else None
+    hold = _throttled(named, now) if named is not None else None
     return Decision("deferred", found, found, wanted, hold)
 
 
