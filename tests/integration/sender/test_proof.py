@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -152,10 +153,10 @@ class Bench:
         return [(one["source"], one["finding"]) for one in self.row(job)["evidence"]]
 
     async def look(self) -> int:
-        """Look now, whenever the next look was to be; a dead process's lease has run out."""
+        """Look now, whenever the next look was to be."""
         self.world.rows(
-            "UPDATE sender.doubt SET next_look_at = now(), looking_until = NULL"
-            " WHERE workspace_id = %s AND settled_at IS NULL",
+            "UPDATE sender.doubt SET next_look_at = now() WHERE workspace_id = %s"
+            " AND settled_at IS NULL",
             self.world.workspace_id,
         )
         return await self.doubts.look()
@@ -170,12 +171,15 @@ def build(
     db = Database(settings)
     metrics = Metrics(METRICS)
     clock = SystemClock()
+    instance_id = str(uuid.uuid4())
+    world.rows("INSERT INTO sender.instance (instance_id) VALUES (%s)", instance_id)
     settler = Settler(db, Outbox(db), clock, metrics)
     wait = timedelta(seconds=destroy_after_s)
     doubts = Doubts(
         db, Outbox(db), clock, metrics, random.Random(1),
         settler=settler, sent_mail=provider, drafts=provider, keys=FixedMac(),
-        patience=Patience(timedelta(minutes=1), {"gmail": wait, "graph": wait}, 0.05),
+        patience=Patience(timedelta(minutes=1), {"gmail": wait, "graph": wait}, 0.05, 30.0),
+        instance_id=instance_id,
     )  # fmt: skip
     return Bench(world, provider, doubts, settler, db, metrics)
 
@@ -498,6 +502,48 @@ async def test_two_processes_never_look_at_one_doubt_at_once(
     assert sorted(bench.provider.looked) == sorted(token(job) for job in jobs)
 
 
+async def test_a_doubt_is_held_by_a_living_process_and_free_when_it_falls_silent(
+    bench: Bench, settings: SenderSettings
+) -> None:
+    job = bench.in_doubt("smtp")
+    other = build(bench.world, settings, bench.provider)
+    bench.provider.looking.clear()
+    stuck = asyncio.create_task(bench.look())
+    try:
+        await until(lambda: len(bench.provider.looked) == 1, "one looks")
+        assert await other.look() == 0
+        bench.world.rows(
+            "UPDATE sender.instance SET beat_at = now() - interval '1 min' WHERE instance_id ="
+            " (SELECT looking_by FROM sender.doubt WHERE job_id = %s)",
+            job.job_id,
+        )
+        bench.provider.looking.set()
+        assert await other.look() == 1
+        await stuck
+    finally:
+        bench.provider.looking.set()
+        await other.db.close()
+
+
+async def test_a_look_that_fails_lets_go_of_its_doubt(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: Any) -> Any:
+        raise RuntimeError("a bug")
+
+    job, fine = bench.in_doubt("smtp"), bench.in_doubt("smtp")
+    find = bench.provider.find
+    monkeypatch.setattr(
+        bench.provider, "find",
+        lambda *asked: broken() if asked[3] == token(job) else find(*asked),
+    )  # fmt: skip
+    assert await bench.look() == 2
+    row = bench.row(job)
+    assert (row["looks"], row["looking_by"]) == (0, None)
+    assert row["next_look_at"] - datetime.now(UTC) < timedelta(minutes=2)
+    assert bench.row(fine)["looks"] == 1
+
+
 async def test_a_doubt_whose_job_moved_on_is_closed_without_effect(bench: Bench) -> None:
     job = bench.in_doubt("smtp")
     assert bench.finish(job, "failed", "settled elsewhere")
@@ -513,7 +559,7 @@ async def test_a_doubt_whose_job_moved_on_is_closed_without_effect(bench: Bench)
 )
 @pytest.mark.parametrize("left", [False, True])
 async def test_a_crash_anywhere_in_a_look_leads_to_the_same_end(
-    fenced: Bench, point: str, left: bool
+    fenced: Bench, settings: SenderSettings, point: str, left: bool
 ) -> None:
     """`left`: the request did leave, and was taken."""
     job = await attempt(fenced, "reset_after" if left else None)
@@ -523,10 +569,14 @@ async def test_a_crash_anywhere_in_a_look_leads_to_the_same_end(
     failpoints.configure(f"sender.{point}=raise@1", extra_names=frozenset(FAILPOINTS))
     try:
         await fenced.look()
-        for _ in range(2):
-            await fenced.look()
     finally:
         failpoints.configure("")
+    # Its process is gone, and with it what it held.
+    fenced.world.rows("UPDATE sender.instance SET beat_at = now() - interval '1 min'")
+    other = build(fenced.world, settings, fenced.provider)
+    for _ in range(2):
+        await other.look()
+    await other.db.close()
     row = fenced.world.job_row(job)
     expected = ("sent", job.fence) if left else ("queued", job.fence + 1)
     assert (row["state"], row["fence"]) == expected, fenced.findings(job)

@@ -91,7 +91,9 @@ def build(settings: SenderSettings) -> Service:
                 "graph": timedelta(seconds=settings.graph_destroy_after_s),
             },
             every_s=settings.reconcile_s,
+            dead_after_s=settings.dead_after_s,
         ),
+        instance_id=instance_id,
     )
 
     async def prepare() -> None:

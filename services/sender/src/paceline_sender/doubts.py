@@ -22,6 +22,7 @@ from typing import Any, Final, Literal, Protocol
 
 import msgspec
 from sqlalchemy import Row
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paceline_common import events, failpoints, ids, telemetry, topics
 from paceline_common.clock import Clock
@@ -85,11 +86,13 @@ class Patience:
     `first_look`: after which a doubt is looked at first; later looks are multiples of it
     (`domain.doubt`). `destroy_after`: by kind, how long after `not_after` a send request may
     still be under way at that provider; kinds without an entry have no draft to destroy.
+    `dead_after_s`: how long a silent process may still be looking.
     """
 
     first_look: timedelta
     destroy_after: Mapping[str, timedelta]
     every_s: float
+    dead_after_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +127,7 @@ class Doubts:
         drafts: Drafts,
         keys: Keys,
         patience: Patience,
+        instance_id: str,
     ) -> None:
         self._db = db
         self._outbox = outbox
@@ -135,6 +139,7 @@ class Doubts:
         self._drafts = drafts
         self._keys = keys
         self._patience = patience
+        self._instance_id = instance_id
         self._queries = Queries("paceline_sender")
 
     async def run(self) -> None:
@@ -152,7 +157,9 @@ class Doubts:
                 self._queries["take_doubts"],
                 {
                     "first_s": self._patience.first_look.total_seconds(),
+                    "instance": self._instance_id,
                     "lease_s": _LEASE_S,
+                    "dead_after_s": self._patience.dead_after_s,
                     "most": _AT_ONCE,
                 },
             )
@@ -201,9 +208,20 @@ class Doubts:
                 return
             await self._prove(look)
         except Exception as error:  # noqa: BLE001 - one look's bug must not stop the others
-            # Its lease runs out, and somebody looks again.
             tell = log.warning if classify(error) is Fault.DEPENDENCY else log.error
             tell("look given up", **self._about(row), **telemetry.describe_error(error))
+            await self._release(row)
+
+    async def _release(self, row: Row[Any]) -> None:
+        """Let somebody look again soon; where that cannot be written, the lease runs out."""
+        try:
+            async with self._db.transaction([row.workspace_id]) as tx:
+                await self._note_look(
+                    tx, row, [], next_look_at=self._clock.now() + self._patience.first_look
+                )
+        except Exception as error:
+            if classify(error) is not Fault.DEPENDENCY:
+                raise
 
     async def _prove(self, look: _Look) -> None:
         known = look.known
@@ -340,21 +358,39 @@ class Doubts:
         destroying: bool = False,
     ) -> None:
         """Write what was found since the last time, and commit it."""
-        row = look.row
-        async with self._db.transaction([row.workspace_id]) as tx:
-            await tx.execute(
-                self._queries["note_look"],
-                {
-                    "workspace": row.workspace_id,
-                    "job": row.job_id,
-                    "fence": row.fence_no,
-                    "evidence": json.dumps(look.found),
-                    "next_look_at": next_look_at,
-                    "counts": counts,
-                    "destroying": destroying,
-                },
+        async with self._db.transaction([look.row.workspace_id]) as tx:
+            await self._note_look(
+                tx,
+                look.row,
+                look.found,
+                next_look_at=next_look_at,
+                counts=counts,
+                destroying=destroying,
             )
         look.found.clear()
+
+    async def _note_look(
+        self,
+        tx: AsyncConnection,
+        row: Row[Any],
+        found: Sequence[Mapping[str, Any]],
+        *,
+        next_look_at: datetime | None,
+        counts: bool = False,
+        destroying: bool = False,
+    ) -> None:
+        await tx.execute(
+            self._queries["note_look"],
+            {
+                "workspace": row.workspace_id,
+                "job": row.job_id,
+                "fence": row.fence_no,
+                "evidence": json.dumps(list(found)),
+                "next_look_at": next_look_at,
+                "counts": counts,
+                "destroying": destroying,
+            },
+        )
 
     def _about(self, row: Row[Any]) -> dict[str, str | int]:
         return {

@@ -28,6 +28,7 @@ TABLE = """
         since timestamptz NOT NULL DEFAULT clock_timestamp(),
         looks integer NOT NULL DEFAULT 0,
         next_look_at timestamptz,
+        looking_by uuid,
         looking_until timestamptz,
         destroying_since timestamptz,
         alarmed_at timestamptz,

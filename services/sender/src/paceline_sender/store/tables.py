@@ -138,7 +138,7 @@ class Doubt(Base):  # type: ignore[misc, valid-type]
     """A claimed attempt whose outcome nobody knows, and what was found out since.
 
     Opened and closed by triggers on `attempt.outcome`. `evidence`: {at, source, finding, text},
-    newest last. `looking_until`: a process looks at it now. `destroying_since`: written before
+    newest last. `looking_by`: an instance looks at it now, until `looking_until` at the longest. `destroying_since`: written before
     its draft is touched. `alarmed_at`: an issue said again that it is open. `settled_by`: "answer"
     (of the attempt itself, late), "sender" (proof), or a person's id; `settled_as` "moot": the
     scheduler had another end for the job.
@@ -177,6 +177,7 @@ class Doubt(Base):  # type: ignore[misc, valid-type]
     since: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
     looks: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     next_look_at: Mapped[datetime | None]
+    looking_by: Mapped[str | None] = mapped_column(Uuid)
     looking_until: Mapped[datetime | None]
     destroying_since: Mapped[datetime | None]
     alarmed_at: Mapped[datetime | None]

@@ -18,7 +18,8 @@ SET evidence = (
     next_look_at = CASE WHEN CAST(:next_look_at AS timestamptz) IS NULL THEN d.next_look_at
         ELSE CAST(:next_look_at AS timestamptz) END,
     looking_until = CASE WHEN CAST(:next_look_at AS timestamptz) IS NULL
-        THEN d.looking_until END
+        THEN d.looking_until END,
+    looking_by = CASE WHEN CAST(:next_look_at AS timestamptz) IS NULL THEN d.looking_by END
 WHERE (d.workspace_id, d.job_id, d.fence_no)
         = (CAST(:workspace AS bigint), CAST(:job AS bigint), CAST(:fence AS integer))
   AND d.settled_at IS NULL

@@ -4,7 +4,7 @@
 WITH settled AS (
     UPDATE sender.doubt AS d
     SET settled_at = clock_timestamp(), settled_as = :settled_as, settled_by = :settled_by,
-        why = :why, next_look_at = NULL, looking_until = NULL,
+        why = :why, next_look_at = NULL, looking_by = NULL, looking_until = NULL,
         evidence = d.evidence || ARRAY(SELECT jsonb_array_elements(CAST(:evidence AS jsonb)))
     WHERE (d.workspace_id, d.job_id, d.fence_no)
             = (CAST(:workspace AS bigint), CAST(:job AS bigint), CAST(:fence AS integer))
