@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from bench.measure import Result
-from bench.rows import enrollment, explain, lateness, memory, message, pacing, standstill
+from bench.rows import enrollment, events, explain, lateness, memory, message, pacing, standstill
 
 Row = Callable[[int], list[Result]]
 
@@ -14,6 +14,7 @@ ROWS: Final[Mapping[int, Row]] = {
     5: memory.measure_bytes,
     7: lateness.measure,
     8: enrollment.measure,
+    9: events.measure,
     10: message.measure,
     11: explain.measure,
     12: standstill.measure_pause,
