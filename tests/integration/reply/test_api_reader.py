@@ -371,9 +371,7 @@ async def test_an_api_that_fails_for_long_is_an_issue_and_then_well_again(
     await until(lambda: world.events("mailbox-probed")[-1].ok, seconds=60)
 
 
-async def test_many_api_mailboxes_need_no_thread_each(
-    box: Box, world: World, parts: Parts
-) -> None:
+async def test_many_api_mailboxes_need_no_thread_each(box: Box, world: World, parts: Parts) -> None:
     # An account may hold a hundred live grants of one app.
     count = 60
     for _ in range(count - 1):
