@@ -182,7 +182,7 @@ async def _recheck(account: Account, transport: MailTransport) -> ProbeResult:
     if grant_tokens is not None:
         # A token that is still good would say nothing about the grant.
         try:
-            await grant_tokens(grant_tokens.grant.access_token)
+            await grant_tokens((await grant_tokens.newest()).access_token)
         except TokenRefused as refusal:
             return base.probe_result("auth_failed", str(refusal))
         except TokenUnavailable as failure:
