@@ -23,7 +23,7 @@ from tests.chaos.checker import check
 from tests.chaos.controller import LEAST, SHORT, Controller, Tally
 from tests.chaos.diary import Diary
 from tests.chaos.evidence import gather
-from tests.chaos.house import TWINS, House, default_run
+from tests.chaos.house import House, default_run
 from tests.chaos.report import RULES, Done, compose
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
@@ -162,7 +162,7 @@ def verdict(
         dsn=house.stack.dsn(),
         postfix_log=house.stack.mailhost.log_path,
         maildirs=house.stack.mailhost.maildir("x@example.test").parents[1],
-        twins={twin: house.twin_url(twin) for twin in TWINS},
+        twins={kind: twin.url() for kind, twin in house.stack.twins.items()},
     )
     breaches, doubts = check(diary, evidence)
     report, findings = compose(

@@ -8,6 +8,7 @@ import asyncio
 import csv
 import io
 import random
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
@@ -16,6 +17,7 @@ from typing import Any, Final
 import httpx
 
 from paceline_demo.admin import Admin
+from paceline_demo.browser import Browser
 from paceline_local.parts.mailhost import User
 from tests.chaos.diary import Diary, Held, Lead, Mailbox, Suppressed
 from tests.chaos.house import House
@@ -30,6 +32,8 @@ _PATIENCE_S: Final = 180.0
 _MARKER: Final = "chaos step {step}"
 _DAY_MINUTES: Final = 24 * 60
 _WINDOWS: Final = 45
+# How the gateway calls the providers of the two kinds with an API.
+_PROVIDERS: Final = {"gmail": "google", "graph": "microsoft"}
 
 
 class Refused(Exception):
@@ -46,20 +50,25 @@ def marker(step: int) -> str:
 
 
 def mailboxes(is_short: bool) -> list[Mailbox]:
-    """Return the fleet: free ones, one with windows, one with each kind of cap."""
-    free = [Mailbox(f"m{n}@{'north' if n % 2 else 'south'}.test", "smtp") for n in range(1, 5)]
+    """Return the fleet over all transports: free ones, one with windows, one with each cap."""
     # Open for two minutes, closed for one, for two hours: a policy holds 50 windows at most.
     now = int(time.time() / 60) % _DAY_MINUTES
     windows = [
         (start % _DAY_MINUTES, (start + 2) % _DAY_MINUTES)
         for start in range(now - 1, now + 3 * _WINDOWS, 3)
     ]
+    # Each twin's accounts have drafts and a Sent folder that can be read; nobody files a copy of
+    # what goes through the mail host.
+    gmail = [Mailbox(f"g{n}@gmail.test", "gmail", proof=True) for n in range(1, 3)]
+    graph = [Mailbox(f"o{n}@outlook.test", "graph", proof=True) for n in range(1, 3)]
+    smtp = [Mailbox("m1@north.test", "smtp"), Mailbox("m2@south.test", "smtp")]
+    free = [*gmail[:1], *graph[:1], *smtp[:1]] if is_short else [*gmail, *graph, *smtp]
     scale = 1 if is_short else 4
     return [
         *free,
         Mailbox("windowed@north.test", "smtp", windows=windows),
-        Mailbox("hourly@south.test", "smtp", hourly_cap=15 * scale),
-        Mailbox("daily@north.test", "smtp", daily_cap=12 * scale),
+        Mailbox("hourly@gmail.test", "gmail", hourly_cap=15 * scale, proof=True),
+        Mailbox("daily@outlook.test", "graph", daily_cap=12 * scale, proof=True),
         Mailbox("rolling@south.test", "smtp", ceiling=10 * scale),
     ]
 
@@ -110,9 +119,7 @@ class Customer:
         self._traffic = traffic
         stack = self._house.stack
         await asyncio.to_thread(stack.mailhost.clear)
-        await asyncio.to_thread(
-            stack.mailhost.add_users, [User(one.email, PASSWORD) for one in self.diary.mailboxes]
-        )
+        await asyncio.to_thread(self._accounts_for, self.diary.mailboxes)
         admin = Admin(stack.env("admin"))
         made = await admin.json(
             "workspace", "create", f"chaos {self.diary.since:.3f}", "--timezone", "UTC",
@@ -121,6 +128,7 @@ class Customer:
         self._house.workspace = self.diary.workspace = made["workspace_id"]
         key = await admin.json("key", "create", made["workspace_id"], "--name", "chaos")
         self._http.headers["Authorization"] = f"Bearer {key['key']}"
+        await self._set_oauth_apps()
         await asyncio.to_thread(stack.kafka.add_publisher, PUBLISHER)
         await admin("publisher", "add", PUBLISHER, "--workspace", made["workspace_id"])
         await asyncio.gather(*(self._connect(one) for one in self.diary.mailboxes))
@@ -130,7 +138,35 @@ class Customer:
         # A lead whose mailbox is used up for the day must find another: one step, one pool.
         await self._campaign("short", 1, [*capped, *free[:2]])
 
+    def _accounts_for(self, boxes: list[Mailbox]) -> None:
+        """Make each mailbox's account at its provider."""
+        stack = self._house.stack
+        stack.mailhost.add_users([User(one.email, PASSWORD) for one in boxes if one.kind == "smtp"])
+        for one in boxes:
+            if one.kind != "smtp":
+                twin = stack.twins[one.kind]  # type: ignore[index]
+                twin.control("DELETE", f"mailboxes/{one.email}")
+                twin.control("POST", "mailboxes", {"email": one.email})
+                conduct = {"rewrites_message_id": True}
+                twin.control("POST", f"mailboxes/{one.email}/conduct", conduct)
+
+    async def _set_oauth_apps(self) -> None:
+        """Register an OAuth app with each provider, and use it."""
+        for app in await self.ask("GET", "/v1/oauth/apps"):
+            kind = next(kind for kind, name in _PROVIDERS.items() if name == app["provider"])
+            client = {"client_id": f"chaos-{kind}", "client_secret": secrets.token_urlsafe(20)}
+            known = {
+                "clients": {client["client_id"]: client["client_secret"]},
+                "redirect_uris": [app["redirect_uri"]],
+            }
+            twin = self._house.stack.twins[kind]  # type: ignore[index]
+            await asyncio.to_thread(twin.control, "POST", "identity", known)
+            await self.ask("PUT", f"/v1/oauth/apps/{app['provider']}", client)
+
     async def _connect(self, mailbox: Mailbox) -> None:
+        if mailbox.kind != "smtp":
+            await self._consent(mailbox)
+            return
         ports = self._house.stack.ports
         server = {"host": "127.0.0.1", "username": mailbox.email, "password": PASSWORD}
         body = {
@@ -146,6 +182,23 @@ class Customer:
             if refused.problem["code"] != "mailbox_exists":
                 raise
             mailbox.mailbox_id = refused.problem["mailbox_id"]
+
+    async def _consent(self, mailbox: Mailbox) -> None:
+        """Connect a mailbox as its owner does: by the provider's pages."""
+        settings = {
+            "display_name": mailbox.email.partition("@")[0], "policy": _policy(mailbox),
+        }  # fmt: skip
+        flow = await self.ask(
+            "POST", f"/v1/oauth/{_PROVIDERS[mailbox.kind]}/flows",
+            {"login_hint": mailbox.email, "mailbox": settings},
+        )  # fmt: skip
+        async with Browser() as browser:
+            page = await browser.open(flow["start_url"])
+            await browser.press(page, "decision", "allow")
+        ended = await self.ask("GET", f"/v1/oauth/flows/{flow['id']}")
+        if ended["mailbox_id"] is None:
+            raise Refused(f"consent of {mailbox.email}", ended["problem"] or {})
+        mailbox.mailbox_id = ended["mailbox_id"]
 
     async def _campaign(self, name: str, steps: int, boxes: list[str]) -> None:
         pool = await self.ask("POST", "/v1/pools", {"name": name, "mailboxes": boxes})

@@ -75,8 +75,10 @@ def check(diary: Diary, evidence: Evidence) -> tuple[list[Breach], list[Doubt]]:
 
 def lost(case: Case) -> Iterator[str]:
     """A lead that was taken and is nowhere, waits for nothing, or whose sent message never was."""
+    suppressed = {one.email for one in case.diary.suppressed}
     for lead in case.diary.leads:
-        if (lead.email, lead.campaign) not in case.enrolled:
+        # One that was suppressed before it got there is refused, with a receipt.
+        if (lead.email, lead.campaign) not in case.enrolled and lead.email not in suppressed:
             yield f"{lead.email}: imported into {lead.campaign}, never enrolled"
     for job in case.evidence.jobs.values():
         if job.state == "sent" and job.job_id not in case.accepted:

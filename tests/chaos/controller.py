@@ -35,8 +35,8 @@ _BACK_S: Final = 30.0
 # Leads enrolled at once, and how many jobs at least wait meanwhile; fewer where a run is short.
 _ROW: Final = 30
 _BACKLOG: Final = 60
-_SHORT_ROW: Final = 12
-_SHORT_BACKLOG: Final = 24
+_SHORT_ROW: Final = 9
+_SHORT_BACKLOG: Final = 16
 _HURRY_S: Final = 8.0
 # Longer than anything that still acts by itself: a DSN, a poll of an inbox, a look for abandoned.
 _STILL_S: Final = 6.0
@@ -286,19 +286,19 @@ class Controller:
             case "subscribe.before_quarantine_commit" | "subscribe.after_quarantine_commit":
                 return asyncio.to_thread(self._traffic.poison, service)
             case "lead-enrolled" | "gateway.before_import_commit" | "gateway.after_import_commit":
-                return customer.enroll(6)
+                return customer.enroll(3)
             case "lead-enrolled.":
-                return customer.publish(6)
+                return customer.publish(3)
             case "workspace-changed" | "campaign-changed" | "gateway.after_change_commit":
                 return customer.change()
             case "mailbox-changed" | "mailbox-probed" | "reply.after_cursor_placed":
                 return customer.connect_spare()
             case "send-rejected" | "bounced" | "mailbox-health-changed":
-                return customer.enroll(6, kind="unknown")
+                return customer.enroll(3, kind="unknown")
             case "replied" | "inbound-received" | "reply.before_inbound_commit":
-                return customer.enroll(6, kind="reply")
+                return customer.enroll(3, kind="reply")
             case "reply.after_inbound_commit" | "bounce.after_health_commit":
-                return customer.enroll(6, kind="reply")
+                return customer.enroll(3, kind="reply")
             case "send-deferred":
                 return faults.inject("cut_in_message")
             case "send-in-doubt" | "sender.after_abandoned" | "issue-raised":

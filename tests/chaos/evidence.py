@@ -102,7 +102,7 @@ def gather(
         }
     _read_postfix(found, diary, postfix_log, by_message_id)
     _read_maildirs(found, maildirs)
-    asyncio.run(_read_twins(found, twins))
+    asyncio.run(_read_twins(found, diary, twins))
     found.submissions.sort(key=lambda one: one.at)
     return found
 
@@ -174,18 +174,23 @@ def _read_maildirs(found: Evidence, root: Path) -> None:
     found.copies = dict(copies)
 
 
-async def _read_twins(found: Evidence, twins: dict[str, str]) -> None:
+async def _read_twins(found: Evidence, diary: Diary, twins: dict[str, str]) -> None:
+    ours, since = {one.email for one in diary.mailboxes}, diary.since
     async with httpx.AsyncClient(timeout=30) as http:
         for provider, url in twins.items():
-            told = (await http.get(f"{url}/control/truth")).raise_for_status().json()
+            told = (await http.get(f"{url}/control/truth?raw=0")).raise_for_status().json()
             for one in told["submissions"]:
-                if one["recipients"] == [one["mailbox"]]:
+                if one["mailbox"] not in ours or one["recipients"] == [one["mailbox"]]:
+                    continue
+                # Where the provider acts later than it is asked, the asking counts.
+                at = datetime.fromisoformat(one.get("asked_at") or one["at"]).timestamp()
+                if at < since:
                     continue
                 found.submissions.append(
                     Submission(
-                        provider, one["mailbox"], datetime.fromisoformat(one["at"]).timestamp(),
-                        _job_of(one["job"]), tuple(one["recipients"]), True,
-                        f"{provider} {one.get('id')}",
+                        provider, one["mailbox"], at, _job_of(one["job"]),
+                        tuple(one["recipients"]), True,
+                        f"{provider} {one.get('id') or one.get('item_id')}",
                     )
                 )  # fmt: skip
 

@@ -21,6 +21,8 @@ from tests.chaos.traffic import Traffic
 # Parts fail in turn, not at once: what two outages together would show, one shows sooner.
 HEAVY: Final = frozenset({"restart_kafka", "restart_postgres"})
 _GENTLE: Final = 5
+# Faults of the twins (`tests.twins.wire.FaultKind`) that nobody waits minutes for.
+_ERRORS: Final = ("reset_before", "reset_after", "reset_in_answer", "status", "done_then_status")
 
 
 class Faults:
@@ -45,6 +47,7 @@ class Faults:
             "cut": self._cut,
             "cut_in_message": self.cut_in_message,
             "stall": self._stall,
+            "provider_errs": self._provider_errs,
             "slow": self._slow,
             "duplicate_and_reorder": self._again,
             "skew_clock": self._skew,
@@ -163,6 +166,14 @@ class Faults:
         )  # fmt: skip
         await asyncio.sleep(self._rng.uniform(1.0, 4.0))
         await asyncio.to_thread(self._house.proxies.heal)
+
+    async def _provider_errs(self) -> None:
+        """Let a provider's API fail a few requests: before, in or after doing what is asked."""
+        twin = self._rng.choice(list(self._house.stack.twins.values()))
+        fault = {"operation": "any", "kind": self._rng.choice(_ERRORS), "times": 3}
+        await asyncio.to_thread(twin.control, "POST", "faults", fault)
+        await asyncio.sleep(self._rng.uniform(1.0, 3.0))
+        await asyncio.to_thread(twin.control, "DELETE", "faults")
 
     # ---- deliveries and people
 
