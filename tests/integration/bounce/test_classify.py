@@ -101,6 +101,25 @@ async def test_other_refusals_bounce_without_suppressing(
     assert world.events("bounced", "bounce")[0].bounce_class == outcome_class
 
 
+async def test_a_report_that_names_the_id_its_provider_made_of_ours_counts(
+    classifier: Classifier, db: Database, world: World
+) -> None:
+    sent = await world.sent()
+    rewritten = f"<{uuid.uuid4().hex}@mail.provider.test>"
+    world.rows(
+        "UPDATE sender.message SET sent_message_id = %s WHERE job_id = %s", rewritten, sent.job_id
+    )
+    raw = world.sample("dsn-postfix-unknown-user", sent).replace(
+        sent.message_id.encode(), rewritten.encode()
+    )
+    # Nothing else of ours in it.
+    inbound = store(world, raw.replace(b"X-Paceline-Job:", b"X-Other:"))
+
+    await report(classifier, db, world, inbound)
+
+    assert bounces(world) == [("counted", None, "hard")]
+
+
 async def test_a_repeated_refusal_counts_once(
     classifier: Classifier, db: Database, world: World
 ) -> None:

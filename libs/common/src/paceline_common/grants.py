@@ -137,7 +137,7 @@ PRINCIPALS: Final[tuple[Principal, ...]] = (
             _VERIFY_MAC,
             _ADDRESS_HASH,
         ),
-        outside=("IMAP hosts of mailboxes",),
+        outside=("IMAP hosts of mailboxes", "Google and Microsoft: tokens and mail"),
     ),
     Principal(
         "audit",

@@ -368,6 +368,8 @@ async def _find_sent(
             bytes(row.address_hash) if row.address_hash is not None else None,
         )
         found.by_job[row.job_id] = found.by_id[row.message_id] = sent
+        if row.sent_message_id is not None:
+            found.by_id[row.sent_message_id] = sent
     return found
 
 
