@@ -106,14 +106,15 @@ class Lost:
     reason: UnsentReason
     outcome_class: OutcomeClass | None
     text: str
+    retry_after: timedelta | None = None
 
     def unsent(self) -> Unsent:
         """Return what it means for a request that sends nothing."""
-        return Unsent(self.reason, self.outcome_class, text=self.text)
+        return Unsent(self.reason, self.outcome_class, text=self.text, retry_after=self.retry_after)
 
     def unavailable(self) -> Unavailable:
         """Return what it means for a look."""
-        return Unavailable(self.outcome_class or OutcomeClass.SOFT, self.text)
+        return Unavailable(self.outcome_class or OutcomeClass.SOFT, self.text, self.retry_after)
 
 
 class _HeldBack(Exception):
@@ -333,10 +334,8 @@ class _Request:
 def _no_token(failure: TokenRefused | TokenUnavailable) -> Lost:
     if isinstance(failure, TokenRefused):
         return Lost("nothing", "auth_failed", OutcomeClass.AUTH, str(failure))
-    if failure.outcome_class is OutcomeClass.CONFIG:
-        # The app's, not the mailbox's: its operator has to act.
-        return Lost("nothing", "auth_failed", OutcomeClass.CONFIG, str(failure))
-    return Lost("nothing", "connect_timeout", OutcomeClass.SOFT, str(failure))
+    found = failure.unsent()
+    return Lost("nothing", found.reason, found.outcome_class, found.text, found.retry_after)
 
 
 def _words(error: Exception) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
-from paceline_providers.base import Capabilities, Fence, Provider
+from paceline_providers.base import Capabilities, Fence, Provider, Unsent
 from paceline_providers.classes import OutcomeClass
 
 
@@ -124,6 +124,16 @@ class TokenUnavailable(Exception):
         super().__init__(text)
         self.outcome_class: Final = outcome_class
         self.retry_after: Final = retry_after
+
+    def unsent(self) -> Unsent:
+        """Return what it means for a submission that has not begun."""
+        config = self.outcome_class is OutcomeClass.CONFIG
+        return Unsent(
+            "auth_failed" if config else "connect_timeout",
+            self.outcome_class,
+            text=str(self),
+            retry_after=self.retry_after,
+        )
 
 
 Now = Callable[[], datetime]

@@ -49,15 +49,13 @@ from paceline_providers.classes import (
 from paceline_providers.hosts import HostPolicy, HostRefused
 from paceline_providers.proof import TokenRefused, Tokens, TokenUnavailable
 from paceline_providers.smtp_auth import Auth, NotOffered, sign_in
+from paceline_providers.smtp_wire import address_literal, wire_form
 from paceline_providers.tls import TlsVersion, context
 
 TlsMode = Literal["implicit", "starttls", "starttls_optional", "none"]
 _Reached = Literal["greeting", "commands", "tls", "auth"]
 
 _BLOCK_BYTES: Final = 64 * 1024
-_BARE_LINE_END: Final = re.compile(rb"(?<!\r)\n|\r(?!\n)")
-_LINE_END: Final = re.compile(rb"\r\n|\r|\n")
-_LEADING_DOT: Final = re.compile(rb"(?m)^\.")
 # What a path in `<>` must not hold, or it would be more than one argument.
 _NOT_IN_PATH: Final = re.compile(r"[\x00-\x20\x7f<>]")
 # Postfix, Exim and many others name the message in their last answer.
@@ -146,7 +144,7 @@ class SmtpProvider:
             use_tls=self.settings.tls == "implicit",
             start_tls=False,
             # aiosmtplib would look up our own name in the DNS.
-            local_hostname=_literal(dialled),
+            local_hostname=address_literal(dialled),
             tls_context=None
             if self.settings.tls == "none"
             else context(self.ca_file, self.settings.tls_min, self.settings.tls_verify),
@@ -214,7 +212,7 @@ class SmtpProvider:
         except TokenRefused as refusal:
             return Unsent("auth_failed", OutcomeClass.AUTH, text=str(refusal))
         except TokenUnavailable as failure:
-            return Unsent("connect_timeout", OutcomeClass.SOFT, text=str(failure))
+            return failure.unsent()
         except SMTPAuthenticationError as refusal:
             reply = _Reply.of(refusal)
             return Unsent("auth_failed", reply.means("auth"), reply.code, reply.status, reply.text)
@@ -232,7 +230,10 @@ class SmtpSession:
     @property
     def is_reusable(self) -> bool:
         """Whether another message may be submitted here."""
-        return self._client.is_connected and not self._spoilt
+        protocol = self._client.protocol
+        # What a server says unasked is its leave: 421, and the connection ends.
+        unasked = protocol is not None and bool(protocol._buffer)
+        return self._client.is_connected and not self._spoilt and not unasked
 
     async def prepare(self, message: bytes, *, thread: ThreadHint | None = None) -> None:
         """See `base.Session.prepare`: SMTP has no drafts."""
@@ -458,18 +459,6 @@ class _Submission:
         return InDoubt(f"after the final dot: {reply.code} {reply.text}")
 
 
-def wire_form(message: bytes) -> bytes:
-    """Return a message as it goes over the wire, less the final dot.
-
-    Every line ends in CRLF, the last one too; a leading dot is doubled (RFC 5321 §4.5.2).
-    """
-    if _BARE_LINE_END.search(message):
-        message = _LINE_END.sub(b"\r\n", message)
-    if not message.endswith(b"\r\n"):
-        message += b"\r\n"
-    return _LEADING_DOT.sub(b"..", message)
-
-
 def _unfit(text: str) -> Rejected:
     return Rejected(OutcomeClass.CONFIG, "data", None, None, text)
 
@@ -504,9 +493,3 @@ async def _leave(client: aiosmtplib.SMTP, timeout_s: float) -> None:
         if client.is_connected:
             await client.quit(timeout=timeout_s)
     client.close()
-
-
-def _literal(connected: socket.socket) -> str:
-    """Return our address literal: who has no public name greets so (RFC 5321 §4.1.4)."""
-    host = connected.getsockname()[0]
-    return f"[IPv6:{host.partition('%')[0]}]" if ":" in host else f"[{host}]"
