@@ -62,6 +62,11 @@ async def test_both_legs_are_asked_by_public_ids_and_understood(
         assert body["mailbox_id"] == ids.encode("mbx", MAILBOX)
     for understood in (SendRequest.model_validate(send), ReadRequest.model_validate(read)):
         assert (understood.workspace_id, understood.mailbox_id) == (WORKSPACE, MAILBOX)
+        assert understood.kind == draft.kind
+    asked_of = SendRequest.model_validate(send), ReadRequest.model_validate(read)
+    assert [one.credential_version for one in asked_of] == [
+        draft.send.version, draft.read.version,
+    ]  # fmt: skip
 
 
 def test_a_forecast_is_asked_and_answered_in_the_same_words() -> None:

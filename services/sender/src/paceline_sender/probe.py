@@ -64,6 +64,8 @@ class ProbeRequest(BaseModel):
     smtp: dict[str, Any] | None = None
     oauth: dict[str, Any] | None = None
     credential: Base64Bytes
+    # Of a credential that is saved already: its newest tokens are used, and kept.
+    credential_version: int | None = None
     token: str = Field(pattern=r"^[A-Za-z0-9_-]{8,100}$")
 
 
@@ -205,6 +207,7 @@ async def _probe(
         smtp=asked.smtp,
         oauth=asked.oauth,
         credential=credential,
+        credential_version=asked.credential_version,
     )
     if not is_address(asked.email):
         words = "this address cannot be used in an envelope"
