@@ -156,3 +156,14 @@ def test_a_bug_in_writing_stops_the_message(
     with pytest.raises(InvalidMessage) as refused:
         build(WHOLE)
     assert refused.value.reason == "message_invalid"
+
+
+def test_files_of_any_size_are_written_as_the_standard_library_would() -> None:
+    octets = bytes(range(256)) * 20
+    for size in (*range(300), *range(1700, 2100), 5000, 5120):
+        leaf = mime.Leaf("application/pdf", octets[:size], "base64")
+        _, body = mime.write(leaf, "seed")
+        assert body == base64.encodebytes(octets[:size]).replace(b"\n", b"\r\n")
+        assert readback._holds(body, leaf)
+        for wrong in (body + b"\r\n", body[:-2], body.replace(b"\r\n", b"\n\r"), b" " + body[1:]):
+            assert wrong == body or not readback._holds(wrong, leaf)
