@@ -113,7 +113,7 @@ PRINCIPALS: Final[tuple[Principal, ...]] = (
             KeyRule("transit/hmac/mac", ("update",), "makes tokens"),
         ),
         calls=("reply",),
-        outside=("SMTP hosts of mailboxes",),
+        outside=("SMTP hosts of mailboxes", "Google and Microsoft: tokens and mail"),
     ),
     Principal(
         "bounce",
