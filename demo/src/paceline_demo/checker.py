@@ -1,6 +1,6 @@
-"""The promises, measured on what the mail host holds.
+"""The promises, measured on what the mail host and the providers hold.
 
-Everything here is pure: facts in, promises out. The facts are the mail host's
+Everything here is pure: facts in, promises out. The facts are theirs
 (`truth.Truth`), the recipients' own diary (`Diary`) and, only where a promise
 is about what Paceline says, its answers (`Claims`).
 """
@@ -25,9 +25,12 @@ RULES: Final[tuple[Callable[[Run], Promise], ...]] = (
     mail_rules.cadence_measurable,
     mail_rules.all_mailboxes_used,
     mail_rules.one_conversation,
+    mail_rules.one_thread,
+    mail_rules.sticky,
     mail_rules.own_words,
     mail_rules.vacation_goes_on,
     claim_rules.wrong_password_told,
+    claim_rules.unticked_told,
     claim_rules.one_state,
     claim_rules.states_add_up,
     claim_rules.doubt_is_named,

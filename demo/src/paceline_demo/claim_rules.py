@@ -20,6 +20,13 @@ def wrong_password_told(run: Run) -> Promise:
     return Promise("a wrong password is told", 1, int(held), held, told or "it was accepted")
 
 
+def unticked_told(run: Run) -> Promise:
+    """A consent that leaves out a scope is refused by its name; nothing is connected."""
+    told = run.claims.unticked
+    held = "gmail.modify" in told
+    return Promise("an unticked scope is told", 1, int(held), held, told or "it was accepted")
+
+
 def one_state(run: Run) -> Promise:
     """Every lead is enrolled once, in the state that the mail host's facts call for."""
     faults: list[str] = []

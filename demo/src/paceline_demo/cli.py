@@ -14,6 +14,7 @@ from rich.markup import escape
 from paceline_common import topics
 from paceline_demo.admin import AdminFailed
 from paceline_demo.api import ApiRefused
+from paceline_demo.browser import NoSuchButton
 from paceline_demo.progress import Board
 from paceline_demo.publisher import PublishingFailed
 from paceline_demo.run import Options, drive
@@ -86,7 +87,7 @@ def _driven(stack: Stack, options: Options, board: Board, as_json: bool, path: P
     try:
         with board:
             board.phase("starting the stack")
-            stack.up(keys=options.keys, report=board.part)
+            stack.up(keys=options.keys, twins=True, report=board.part)
             report = asyncio.run(drive(stack, options, board))
     except StackFailed as failed:
         for failure in failed.failures:
@@ -95,7 +96,9 @@ def _driven(stack: Stack, options: Options, board: Board, as_json: bool, path: P
     except PartFailed as failure:
         _explain(console, failure)
         return STACK_FAILED
-    except (ApiRefused, AdminFailed, PublishingFailed, httpx.TransportError) as error:
+    except (
+        ApiRefused, AdminFailed, NoSuchButton, PublishingFailed, httpx.HTTPError,
+    ) as error:  # fmt: skip
         console.print(f"[red]the campaign could not be driven[/]: {escape(str(error))}")
         console.print(f"logs: {stack.layout.log}", soft_wrap=True)
         return NOT_DRIVEN
@@ -120,9 +123,10 @@ def _end(stack: Stack, before: set[str]) -> None:
     if not before:
         stack.down()
         return
-    for service in stack.services:
-        if service not in before:
-            stack.stop(service)
+    twins = [twin.name for twin in stack.twins.values()]
+    for part in (*stack.services, *twins):
+        if part not in before:
+            stack.stop(part)
 
 
 def _tell_kept(console: Console, stack: Stack) -> None:

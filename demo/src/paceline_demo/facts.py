@@ -79,11 +79,13 @@ class Claims:
     `installation` those that no workspace may see. `trespassed` counts what the
     forbidden workspace holds. `parts` says of each part whether it is
     ready at the end. `wrong_password` is the answer to connecting a mailbox
-    with a wrong password, `in_doubt_allowed` how many jobs the run itself cut off;
+    with a wrong password, `unticked` to a consent that lacks a scope;
+    `in_doubt_allowed` is how many jobs the run itself cut off,
     `begun` are the leads of whom the send log shows a submission begun and not ended.
     """
 
     wrong_password: str
+    unticked: str
     enrollments: Sequence[Enrolled]
     totals: Mapping[str, int]
     row_errors: Sequence[RowError]
@@ -160,12 +162,16 @@ class Run:
                     default=None,
                 )
             case Kind.LATE:
-                return min((m.at for m in self.inbound if m.report_on == lead.email), default=None)
+                return min(self._reported(lead), default=None)
             case Kind.UNKNOWN:
                 refused = [s.at for s in self.submitted[lead.email] if lead.email in s.refused]
-                return min(refused, default=None)
+                # A provider takes the message first, and reports.
+                return min((*refused, *self._reported(lead)), default=None)
             case _:
                 return None
+
+    def _reported(self, lead: Lead) -> list[datetime]:
+        return [m.at for m in self.inbound if m.report_on == lead.email]
 
     def of_kind(self, *kinds: Kind) -> list[Lead]:
         return [lead for lead in self.scenario.expected if lead.kind in kinds]

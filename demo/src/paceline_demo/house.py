@@ -11,8 +11,10 @@ from typing import Any, Final, Self
 from paceline_demo import scenario as cast
 from paceline_demo.admin import Admin, AdminFailed
 from paceline_demo.api import Api, ApiRefused
+from paceline_demo.browser import Browser
 from paceline_demo.facts import Audited, Claims, Enrolled, Quarantined, RowError
 from paceline_demo.progress import Board
+from paceline_demo.providers import NAMES, UNTICKED, Providers
 from paceline_demo.publisher import Order, publish_from_outside
 from paceline_demo.scenario import Scenario, Sender
 from paceline_local.stack import Stack
@@ -38,19 +40,24 @@ class House:
     """One run's two workspaces: its own, and the one its publisher may not enroll into."""
 
     def __init__(
-        self, stack: Stack, scenario: Scenario, board: Board, admin: Admin, own: Workspace,
-        other: Workspace,
+        self, stack: Stack, scenario: Scenario, providers: Providers, board: Board, admin: Admin,
+        own: Workspace, other: Workspace,
     ) -> None:  # fmt: skip
         self._stack, self._scenario, self._board = stack, scenario, board
+        self._providers = providers
         self._admin, self._own, self._other = admin, own, other
         self._since = datetime.now(UTC)
         self._api = own.api
-        self._campaign = self._other_campaign = self._import = self._refusal = ""
+        self._campaign = self._other_campaign = self._import = ""
+        self._refusal = self._unticked = ""
+        self._ids: dict[str, str] = {}
         self._tiers: list[list[str]] = []
         self._secrets = {own.key: "API key", other.key: "API key"}
 
     @classmethod
-    async def open(cls, stack: Stack, scenario: Scenario, board: Board) -> Self:
+    async def open(
+        cls, stack: Stack, scenario: Scenario, providers: Providers, board: Board
+    ) -> Self:
         """Clear up after a run that was cut off, and make two fresh workspaces with a key each."""
         admin = Admin(stack.env("admin"))
         url = stack.services["gateway"].url()
@@ -63,7 +70,7 @@ class House:
             _workspace(admin, url, cast.WORKSPACE), _workspace(admin, url, cast.OTHER_WORKSPACE)
         )
         stack.passwords.put(*_KEY, own.key)
-        return cls(stack, scenario, board, admin, own, other)
+        return cls(stack, scenario, providers, board, admin, own, other)
 
     def secrets(self) -> Mapping[str, str]:
         """Return the secrets that this run was given, each with what it is."""
@@ -77,27 +84,65 @@ class House:
         }
 
     async def connect_mailboxes(self) -> None:
-        """Connect the four mailboxes, the first one with a wrong password at first."""
-        first = self._scenario.senders[0]
+        """Connect the mailboxes, one with a wrong password and one by half a consent at first."""
+        await asyncio.gather(self._connect_by_password(), self._connect_by_consent())
+        senders = self._scenario.senders
+        connected = [self._ids[sender.email] for sender in senders]
+        pools = await asyncio.gather(
+            *(
+                self._api.post("/v1/pools", {"name": domain, "mailboxes": mailboxes})
+                for domain, mailboxes in _by_domain(senders, connected).items()
+            )
+        )
+        self._tiers = [[pool["id"] for pool in pools]]
+
+    async def _connect_by_password(self) -> None:
+        await self._try_wrong_password()
+        await asyncio.gather(
+            *(
+                self._connect_servers(sender, sender.password)
+                for sender in self._scenario.on_the_mail_host
+            )
+        )
+
+    async def _connect_by_consent(self) -> None:
+        apps = await self._api.get("/v1/oauth/apps")
+        await asyncio.gather(*(self._set_oauth_app(app) for app in apps))
+        await self._try_half_a_consent()
+        await asyncio.gather(*(self._connect_at(one) for one in self._scenario.at_providers))
+
+    async def _set_oauth_app(self, app: Mapping[str, Any]) -> None:
+        """Register an OAuth app with the provider and set it, as the operator does."""
+        kind = next(kind for kind, name in NAMES.items() if name == app["provider"])
+        client_id, secret = await asyncio.to_thread(
+            self._providers.register, kind, app["redirect_uri"]
+        )
+        self._secrets[secret] = "secret of an OAuth app"
+        path = self._stack.passwords.folder("demo") / f"{kind}_client_secret"
+        await self._admin(
+            "oauth-app", "set", app["provider"], "--client-id", client_id,
+            "--secret-file", str(path),
+        )  # fmt: skip
+
+    async def _try_wrong_password(self) -> None:
+        first = self._scenario.on_the_mail_host[0]
         try:
-            await self._connect(first, self._scenario.wrong_password)
+            await self._connect_servers(first, self._scenario.wrong_password)
         except ApiRefused as refused:
             leg = refused.problem.get("send") or {}
             self._refusal = str(leg.get("message") or refused)
             self._board.say(f"{first.email}, wrong password: {self._refusal}")
             self._board.say(f"what to do: {leg.get('remedy')}")
-        connected = await asyncio.gather(
-            *(self._connect(sender, sender.password) for sender in self._scenario.senders)
-        )
-        pools = await asyncio.gather(
-            *(
-                self._api.post("/v1/pools", {"name": domain, "mailboxes": mailboxes})
-                for domain, mailboxes in _by_domain(self._scenario.senders, connected).items()
-            )
-        )
-        self._tiers = [[pool["id"] for pool in pools]]
 
-    async def _connect(self, sender: Sender, password: str) -> str:
+    async def _try_half_a_consent(self) -> None:
+        first = next(sender for sender in self._scenario.at_providers if sender.kind == "gmail")
+        problem = (await self._consent(first, without=(UNTICKED,)))["problem"]
+        if problem is not None:
+            self._unticked = f"{problem['title']}: {problem['detail']}"
+            self._board.say(f"{first.email}, a box unticked: {self._unticked}")
+            self._board.say(f"what to do: {problem['remedy']}")
+
+    async def _connect_servers(self, sender: Sender, password: str) -> None:
         ports = self._stack.ports
         server = {"host": "127.0.0.1", "username": sender.email, "password": password}
         mailbox = await self._api.post(
@@ -110,12 +155,46 @@ class House:
                 "imap": server | {"port": ports["imaps"], "tls": "implicit"},
             },
         )
-        self._board.say(f"{sender.email} connected: a test message was sent and read back")
-        return str(mailbox["id"])
+        self._connected(sender, mailbox["id"], "by password")
+
+    async def _connect_at(self, sender: Sender) -> None:
+        flow = await self._consent(sender)
+        if flow["mailbox_id"] is None:
+            raise ApiRefused(0, flow["problem"] or {"detail": f"{sender.email}: no mailbox"})
+        self._connected(sender, flow["mailbox_id"], "by consent")
+
+    def _connected(self, sender: Sender, mailbox_id: str, how: str) -> None:
+        self._ids[sender.email] = mailbox_id
+        self._board.say(f"{sender.email} connected {how}: a test message was sent and read back")
+
+    async def _consent(self, sender: Sender, without: tuple[str, ...] = ()) -> dict[str, Any]:
+        """Go through the redirect flow as the mailbox's owner; return how it ended."""
+        assert sender.kind != "smtp"
+        settings = {"display_name": sender.display_name, "policy": cast.policy()}
+        flow = await self._api.post(
+            f"/v1/oauth/{NAMES[sender.kind]}/flows",
+            {"login_hint": sender.email, "mailbox": settings},
+        )
+        async with Browser() as browser:
+            page = await browser.open(flow["start_url"])
+            await browser.press(page, "decision", "allow", without=without)
+        ended: dict[str, Any] = await self._api.get(f"/v1/oauth/flows/{flow['id']}")
+        return ended
+
+    async def pause(self, email: str) -> None:
+        """Hold a mailbox back, as an operator does who has seen something odd."""
+        reason = "paused by the demo: its follow-ups have to go on elsewhere"
+        body = {"scope": "mailbox", "id": self._ids[email], "reason": reason}
+        await self._api.post("/v1/suspensions", body)
+        self._board.say(f"{email} is paused: its follow-ups go on from other mailboxes")
 
     async def make_campaign(self) -> None:
         """Make the two-step campaign, and a draft in the other workspace to trespass on."""
-        body = {"name": "Paceline demo", "steps": cast.steps(), "tiers": self._tiers}
+        body = {
+            "name": "Paceline demo", "steps": cast.steps(), "tiers": self._tiers,
+            "stickiness": "reassign",
+            "reassign_after_s": int(cast.REASSIGN_AFTER.total_seconds()),
+        }  # fmt: skip
         self._campaign = (await self._api.post("/v1/campaigns", body))["id"]
         other = await self._other.api.post("/v1/campaigns", {"name": "Not yours"})
         self._other_campaign = other["id"]
@@ -222,6 +301,7 @@ class House:
         installation, audit = await asyncio.gather(self._installation(), self._audit())
         return Claims(
             wrong_password=self._refusal,
+            unticked=self._unticked,
             enrollments=enrollments,
             totals=await self.totals(),
             row_errors=await self._row_errors(),

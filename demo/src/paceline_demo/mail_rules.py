@@ -1,12 +1,13 @@
 """The promises about mail: each is measured on maildirs, queue ids and the recipients' diary."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
 from paceline_demo import scenario as cast
 from paceline_demo.facts import Promise, Run, absence, tell
 from paceline_demo.scenario import Kind
+from paceline_demo.truth import Held
 
 
 def none_twice(run: Run) -> Promise:
@@ -19,6 +20,7 @@ def none_twice(run: Run) -> Promise:
     faults += _repeated("Message-ID", (m.message_id for m in messages))
     sent = [s for box in run.mailboxes for s in run.campaign(box)]
     faults += _repeated("submitted Message-ID", (s.message_id for s in sent if s.message_id))
+    faults += _repeated("submitted job", (s.job for s in sent if s.job))
     for lead in run.of_kind(Kind.UNKNOWN, Kind.LATE):
         if run.reached(lead) > 1:
             faults.append(f"{lead.email}: submitted ×{run.reached(lead)}")
@@ -112,12 +114,12 @@ def cadence_kept(run: Run) -> Promise:
     return absence(
         f"gaps never under the cadence of {cast.CADENCE.total_seconds():g} s",
         faults,
-        f"least gaps by queue id: {shown}",
+        f"least gaps: {shown}",
     )
 
 
 def cadence_measurable(run: Run) -> Promise:
-    """Every submission has a queue id, so that none escapes the cadence's measure."""
+    """Every submission to the mail host has a queue id: none escapes the cadence's measure."""
     faults = [f"{sender} → {recipient}" for sender, recipient in run.truth.log.unqueued]
     return absence("every submission measured", faults, "Postfix's log, refusals included")
 
@@ -131,13 +133,10 @@ def all_mailboxes_used(run: Run) -> Promise:
 
 
 def one_conversation(run: Run) -> Promise:
-    """A lead's second step answers its first: References, In-Reply-To, subject, mailbox."""
+    """A lead's second step answers its first, whoever sent it: References, In-Reply-To, subject."""
     faults: list[str] = []
     chains = 0
-    for owner, by_step in sorted(run.held.items()):
-        if not (by_step[1] and by_step[2]):
-            continue
-        first, second = by_step[1][0], by_step[2][0]
+    for owner, first, second in _chains(run):
         chains += 1
         if second.references != (*first.references, first.message_id):
             faults.append(f"{owner}: References {' '.join(second.references) or 'absent'}")
@@ -145,9 +144,52 @@ def one_conversation(run: Run) -> Promise:
             faults.append(f"{owner}: In-Reply-To {second.in_reply_to}")
         elif second.subject.casefold() != f"re: {first.subject}".casefold():
             faults.append(f"{owner}: subject {second.subject!r}")
+    return absence("one conversation per lead", faults, f"{chains} chains in maildirs")
+
+
+def one_thread(run: Run) -> Promise:
+    """At a provider, all that a mailbox wrote to a lead and got from it is one conversation."""
+    threads: dict[tuple[str, str], set[str]] = defaultdict(set)
+    seen = 0
+    for lead in run.scenario.expected:
+        for submission in run.submitted[lead.email]:
+            if submission.thread_id is not None:
+                threads[submission.mailbox, lead.email].add(submission.thread_id)
+    for message in run.inbound:
+        about = message.report_on or message.sender
+        if message.thread_id is not None and (message.owner, about) in threads:
+            seen += 1
+            threads[message.owner, about].add(message.thread_id)
+    faults = [
+        f"{mailbox} and {email}: {len(found)} conversations"
+        for (mailbox, email), found in sorted(threads.items())
+        if len(found) > 1
+    ]
+    shown = f"{len(threads)} conversations at the providers, {seen} messages came into them"
+    return absence("one thread per lead at a provider", faults, shown)
+
+
+def sticky(run: Run) -> Promise:
+    """Follow-ups leave from the mailbox of step 1; those of the paused one went on elsewhere."""
+    faults: list[str] = []
+    moved: Counter[str] = Counter()
+    for owner, first, second in _chains(run):
+        if second.sender != first.sender and first.sender == run.scenario.paused:
+            moved[second.sender] += 1
         elif second.sender != first.sender:
             faults.append(f"{owner}: from {second.sender} after {first.sender}")
-    return absence("one conversation per lead", faults, f"{chains} chains in maildirs")
+    shown = ", ".join(f"{mailbox} {count}" for mailbox, count in sorted(moved.items()))
+    if not moved:
+        faults.append(f"no follow-up of {run.scenario.paused} went on from another mailbox")
+    told = f"from {run.scenario.paused}, paused, to {shown}"
+    return Promise("follow-ups from their mailbox", 0, len(faults), not faults, tell(faults, told))
+
+
+def _chains(run: Run) -> Iterator[tuple[str, Held, Held]]:
+    """Yield who holds both steps, and the two."""
+    for owner, by_step in sorted(run.held.items()):
+        if by_step[1] and by_step[2]:
+            yield owner, by_step[1][0], by_step[2][0]
 
 
 def own_words(run: Run) -> Promise:

@@ -28,7 +28,7 @@ Tell = Callable[[str], None]
 
 def accounts(scenario: Scenario) -> list[User]:
     """Return the mail host's accounts: senders, and the recipients that exist."""
-    users = [User(s.email, s.password) for s in scenario.senders]
+    users = [User(s.email, s.password) for s in scenario.on_the_mail_host]
     for lead in (*scenario.expected, scenario.suppressed, scenario.forbidden):
         if lead.kind in (Kind.UNKNOWN, Kind.LATE):
             continue

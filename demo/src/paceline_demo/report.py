@@ -40,7 +40,9 @@ class Report:
 
     def show(self, console: Console) -> None:
         """Print the promises, broken ones with what was seen, then the numbers and the URLs."""
-        table = Table(title="Promises, as the mail host shows them", title_justify="left")
+        table = Table(
+            title="Promises, as the mail host and the providers show them", title_justify="left"
+        )
         table.add_column("")
         table.add_column("promise")
         table.add_column("expected", justify="right")

@@ -18,6 +18,7 @@ from paceline_demo.checker import check
 from paceline_demo.facts import Claims, LogText, Promise
 from paceline_demo.house import House
 from paceline_demo.progress import Board, MailboxRow
+from paceline_demo.providers import Providers
 from paceline_demo.recipients import Recipients, accounts
 from paceline_demo.report import Report
 from paceline_demo.scenario import Scenario
@@ -31,6 +32,8 @@ _LOOK_EVERY_S: Final = 0.5
 _POLL_EVERY_S: Final = 1.5
 # A kill comes in mid-campaign: step 1 is under way everywhere, step 2 has not begun.
 _KILL_AFTER: Final = 40
+# Of the mailbox that is paused: enough leads to have follow-ups, before it sends one.
+_PAUSE_AFTER: Final = 10
 # What a send that should not be would need to show up after the last state is final.
 _SETTLE_S: Final = 2.0
 # Postfix and Dovecot write addresses: that is what a mail host's log is for.
@@ -55,12 +58,15 @@ async def drive(stack: Stack, options: Options, board: Board) -> Report:
     scenario = cast.build()
     marks = _LogMarks(stack.layout.log)
     since = datetime.now(UTC)
-    board.phase("accounts on the mail host, two workspaces")
-    house, _ = await asyncio.gather(
-        House.open(stack, scenario, board), asyncio.to_thread(_people_in, stack, scenario)
+    board.phase("accounts on the mail host and at the providers, two workspaces")
+    providers = Providers(stack, scenario)
+    house, *_ = await asyncio.gather(
+        House.open(stack, scenario, providers, board),
+        asyncio.to_thread(_people_in, stack, scenario),
+        asyncio.to_thread(providers.open),
     )
     try:
-        run = _Campaign(stack, scenario, options, board, house, marks, since)
+        run = _Campaign(stack, scenario, options, board, house, providers, marks, since)
         return await run.to_the_end()
     finally:
         # Whatever happened, nothing of this run may go on sending.
@@ -108,11 +114,13 @@ class _Campaign:
         options: Options,
         board: Board,
         house: House,
+        providers: Providers,
         marks: _LogMarks,
         since: datetime,
     ) -> None:
         self._stack, self._scenario, self._options = stack, scenario, options
         self._board, self._house, self._marks, self._since = board, house, marks, since
+        self._providers = providers
         self._recipients = Recipients(
             scenario, stack.mailhost, stack.ports["smtp"], lambda line: board.event(line)
         )
@@ -120,7 +128,7 @@ class _Campaign:
 
     async def to_the_end(self) -> Report:
         house, board = self._house, self._board
-        board.phase("connecting mailboxes")
+        board.phase("connecting mailboxes: by password, and by consent at two providers")
         await house.connect_mailboxes()
         board.phase("campaign, suppression, import")
         await house.make_campaign()
@@ -138,10 +146,17 @@ class _Campaign:
         return await self._report()
 
     async def _to_rest(self) -> None:
-        """Wait until no enrollment has anything ahead; kill on the way what is to be killed."""
+        """Wait until no enrollment has anything ahead; kill on the way what is to be killed.
+
+        One mailbox is paused when all of step 1 is out, or nearly: before step 2 begins.
+        """
         deadline = time.monotonic() + _CAMPAIGN_S
         kill = self._options.kill
+        paused = False
         while time.monotonic() < deadline:
+            if not paused and len(self._log.of(self._scenario.paused)) >= _PAUSE_AFTER:
+                await self._house.pause(self._scenario.paused)
+                paused = True
             if kill and len(self._campaign_mail()) >= _KILL_AFTER:
                 await self._kill(kill)
                 kill = None
@@ -182,7 +197,7 @@ class _Campaign:
 
     def _read_log(self) -> Log:
         lines = self._marks.read(self._stack.mailhost.log_path).splitlines()
-        return read_log(lines, self._since)
+        return read_log(lines, self._since).joined(self._providers.submissions())
 
     def _campaign_mail(self) -> list[Submission]:
         """Return what the sending mailboxes submitted to anybody but themselves."""
@@ -224,8 +239,11 @@ class _Campaign:
             return {o: read_maildir(o, host.maildir(o), self._since) for o in sorted(owners)}
 
         senders = {sender.email for sender in self._scenario.senders}
+        own = {sender.email for sender in self._scenario.on_the_mail_host}
         return Truth(
-            self._read_log(), maildirs(set(self._scenario.addresses) - senders), maildirs(senders)
+            self._read_log(),
+            maildirs(set(self._scenario.addresses) - senders),
+            maildirs(own) | self._providers.inboxes(),
         )
 
     def _secrets(self) -> dict[str, str]:
@@ -237,6 +255,7 @@ class _Campaign:
             if path.is_file() and not any(word in path.name for word in _NO_SECRET)
         }
         held |= {sender.password: "password of a mailbox" for sender in scenario.senders}
+        held |= dict.fromkeys(self._providers.tokens(), "token of a mailbox")
         held[scenario.wrong_password] = "the wrong password"
         held |= self._house.secrets()
         held |= dict.fromkeys(scenario.addresses, "address")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 STEPS: Final = 2
 CADENCE: Final = timedelta(seconds=1)
@@ -24,6 +24,9 @@ STEP_2_DELAY: Final = timedelta(seconds=15)
 # What of a run is audited at least: workspace, key, publisher, the mailboxes, the suppression,
 # the start and the replay.
 AUDITED: Final = 10
+
+# A mailbox that is paused is given up by its follow-ups after so long.
+REASSIGN_AFTER: Final = timedelta(seconds=1)
 
 PEOPLE: Final = "example.test"
 LATE: Final = "late.test"
@@ -112,11 +115,12 @@ class Lead:
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """A mailbox to connect; `password` is its real one on the mail host."""
+    """A mailbox to connect: by its real password on the mail host, or by consent at a provider."""
 
     email: str
     display_name: str
-    password: str
+    password: str = ""
+    kind: Literal["smtp", "gmail", "graph"] = "smtp"
 
     @property
     def domain(self) -> str:
@@ -129,11 +133,13 @@ class Scenario:
 
     `bad_rows` maps the row number of each bad CSV row to the column at fault;
     `duplicate_rows` are rows whose address stood in an earlier row.
+    `paused` is the mailbox that is held back once step 1 is out.
     `repaired` is the lead of the malformed event that is mended and replayed;
     `forbidden` the one for a workspace that the publisher may not enroll into.
     """
 
     senders: tuple[Sender, ...]
+    paused: str
     wrong_password: str
     imported: tuple[Lead, ...]
     bad_rows: Mapping[int, str]
@@ -165,6 +171,16 @@ class Scenario:
         return frozenset({self.suppressed.email, self.forbidden.email})
 
     @property
+    def on_the_mail_host(self) -> tuple[Sender, ...]:
+        """Return the senders that are accounts of the mail host."""
+        return tuple(sender for sender in self.senders if sender.kind == "smtp")
+
+    @property
+    def at_providers(self) -> tuple[Sender, ...]:
+        """Return the senders that are reached by a provider's API."""
+        return tuple(sender for sender in self.senders if sender.kind != "smtp")
+
+    @property
     def addresses(self) -> frozenset[str]:
         """Return every address used, of either side."""
         leads = (*self.imported, *self.published, self.repaired, self.forbidden)
@@ -186,7 +202,10 @@ def build() -> Scenario:
             Sender("ben@north.test", "Ben North", "north-Sail-62-demo"),
             Sender("cleo@south.test", "Cleo South", "south-Dune-73-demo"),
             Sender("dan@south.test", "Dan South", "south-Palm-84-demo"),
+            Sender("gia@gmail.test", "Gia Gmail", kind="gmail"),
+            Sender("max@outlook.test", "Max Outlook", kind="graph"),
         ),
+        paused="dan@south.test",
         wrong_password="wrong-Tide-95-demo",  # noqa: S106  (a stranger to every account)
         imported=placed,
         bad_rows=bad,

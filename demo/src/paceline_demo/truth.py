@@ -53,16 +53,19 @@ def _number(digits: str) -> int:
 
 @dataclass(slots=True)
 class Submission:
-    """One MAIL FROM that the mail host took from a logged-in mailbox.
+    """One MAIL FROM that the mail host took from a logged-in mailbox, or a provider's send request.
 
     `refused` are the recipients answered 5xx at RCPT; `fate` says for each
-    accepted one what became of it (`sent`, `bounced`, `deferred`).
+    accepted one what became of it (`sent`, `bounced`, `deferred`). `job` and
+    `thread_id`, the provider's conversation, are known of a provider's alone.
     """
 
     queue_id: str
     at: datetime
     mailbox: str
     message_id: str | None = None
+    job: str | None = None
+    thread_id: str | None = None
     refused: list[str] = field(default_factory=list)
     fate: dict[str, str] = field(default_factory=dict)
 
@@ -73,13 +76,18 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """The mail host's log: what logged-in mailboxes submitted, in order of time.
+    """What mailboxes submitted, by the mail host's log and the providers' books, in order of time.
 
     `unqueued` are refusals without a queue id: (sender, recipient).
     """
 
     submissions: tuple[Submission, ...]
     unqueued: tuple[tuple[str, str], ...] = ()
+
+    def joined(self, others: Iterable[Submission]) -> "Log":
+        """Return this log with other submissions in their places."""
+        every = sorted((*self.submissions, *others), key=lambda s: s.at)
+        return Log(tuple(every), self.unqueued)
 
     def of(self, mailbox: str) -> list[Submission]:
         """Return the submissions of one mailbox, in order of time."""
@@ -117,7 +125,11 @@ def read_log(lines: Iterable[str], since: datetime) -> Log:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """One message in a maildir. `at` is when the mail host took it."""
+    """One message in a maildir or in an inbox at a provider.
+
+    `at` is when the mail host took it; of what a provider wrote itself, when it
+    came. `thread_id` is the provider's conversation, where there is one.
+    """
 
     owner: str
     at: datetime
@@ -130,6 +142,7 @@ class Held:
     text: str
     headers: Mapping[str, str]
     report_on: str | None = None
+    thread_id: str | None = None
 
     @property
     def automatic(self) -> bool:
@@ -164,19 +177,23 @@ def files(maildir: Path) -> Iterator[Path]:
             yield from folder.iterdir()
 
 
-def parse(owner: str, raw: bytes) -> Held:
+def parse(
+    owner: str, raw: bytes, came: datetime | None = None, thread_id: str | None = None
+) -> Held:
     """Return what the checker needs of one delivered message.
 
-    Raise `ValueError` when no Postfix with long queue ids received it.
+    `came` is when a message came that the mail host may never have seen. Raise
+    `ValueError` when no Postfix with long queue ids received it, nor it is known when it came.
     """
     message = message_from_bytes(raw, policy=policy.default)
     received = [m for line in message.get_all("Received", []) if (m := _RECEIVED.search(str(line)))]
-    if not received:
+    # The last Received line is the first hop: where the message was submitted.
+    at = queued_at(received[-1]["id"]) if received else came
+    if at is None:
         raise ValueError(f"no queue id in a message of {owner}")
     return Held(
         owner=owner,
-        # The last Received line is the first hop: where the message was submitted.
-        at=queued_at(received[-1]["id"]),
+        at=at,
         message_id=str(message.get("Message-ID", "")).strip(),
         sender=_address(message),
         subject=str(message.get("Subject", "")),
@@ -186,6 +203,7 @@ def parse(owner: str, raw: bytes) -> Held:
         text=_text(message),
         headers={name.lower(): str(value) for name, value in message.items()},
         report_on=_reported(message),
+        thread_id=thread_id,
     )
 
 
@@ -213,10 +231,10 @@ def _reported(message: EmailMessage) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """All that one run left on the mail host.
+    """All that one run left on the mail host and at the providers.
 
-    `delivered` are the messages in the recipients' maildirs, `inbound` those in
-    the sending mailboxes', per owner.
+    `delivered` are the messages in the recipients' maildirs, `inbound` those that came to
+    the sending mailboxes, per owner.
     """
 
     log: Log

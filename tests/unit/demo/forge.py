@@ -20,7 +20,7 @@ from paceline_demo.facts import (
     RowError,
 )
 from paceline_demo.scenario import Kind, Lead, Scenario
-from paceline_demo.truth import Truth, read_log, read_maildir
+from paceline_demo.truth import Held, Submission, Truth, parse, read_log, read_maildir
 
 START = datetime(2026, 11, 20, 9, 0, tzinfo=UTC)
 _DIGITS = "0123456789BCDFGHJKLMNPQRSTVWXYZbcdfghjklmnpqrstvwxyz"
@@ -43,7 +43,7 @@ def _digits(value: int, width: int) -> str:
 
 @dataclass
 class Mail:
-    """One forged submission of the campaign."""
+    """One forged submission of the campaign; with a `thread_id`, at a provider."""
 
     lead: Lead
     step: int
@@ -51,6 +51,7 @@ class Mail:
     at: datetime
     message_id: str
     job: str
+    thread_id: str | None = None
     references: list[str] = field(default_factory=list)
     subject: str = ""
     body: str = ""
@@ -76,6 +77,8 @@ class Mail:
 
     def log(self) -> Iterator[str]:
         """Yield the log's lines of this submission."""
+        if self.thread_id is not None:
+            return
         head = f"Nov 20 09:00:00 mx postfix/smtpd[12]: {queue_id(self.at)}: "
         yield f"{head}client=unknown[127.0.0.1], sasl_method=PLAIN, sasl_username={self.mailbox}"
         if self.lead.kind is Kind.UNKNOWN:
@@ -88,6 +91,13 @@ class Mail:
         yield f"{head}message-id={self.message_id}"
         fate = "bounced (550)" if self.lead.kind is Kind.LATE else "sent (250 2.0.0)"
         yield f"{head}to=<{self.lead.email}>, relay=x, delay=0.04, dsn=2.0.0, status={fate}"
+
+    def taken(self) -> Submission:
+        """Return what the provider's book says of it."""
+        return Submission(
+            f"p-{self.message_id}", self.at, self.mailbox, self.message_id, self.job,
+            self.thread_id, fate={self.lead.email: "sent"},
+        )  # fmt: skip
 
 
 def received(at: datetime) -> str:
@@ -110,6 +120,8 @@ class Run:
     diary: Diary
     claims: Claims
     extra_log: list[str] = field(default_factory=list)
+    # Whose answers a provider files in a conversation of their own.
+    astray: set[str] = field(default_factory=set)
     logs: list[LogText] = field(default_factory=list)
 
     def of(self, kind: Kind, step: int = 1) -> Mail:
@@ -139,23 +151,37 @@ class Run:
                 self._store(mail.lead.email, f"{number}", mail.text())
         self._answers()
         lines = [line for mail in self.mails for line in mail.log()] + self.extra_log
+        taken = [mail.taken() for mail in self.mails if mail.thread_id is not None]
         truth = Truth(
-            read_log(lines, START),
+            read_log(lines, START).joined(taken),
             {o: read_maildir(o, self.home / o, START) for o in owners},
-            {o: read_maildir(o, self.home / o, START) for o in boxes},
+            {o: [*read_maildir(o, self.home / o, START), *self._inbox(o)] for o in boxes},
         )
         secrets = {"a-password": "password of a mailbox"}
         found = check(self.scenario, truth, self.diary, self.claims, self.logs, secrets)
         return {promise.name: promise for promise in found}
 
-    def _answers(self) -> None:
+    def _came(self) -> Iterator[tuple[Mail, str, bytes]]:
+        """Yield what came in answer to which mail, with a name for it."""
         first = {m.lead.email: m for m in self.mails if m.step == 1}
         for email, at in self.replies.items():
-            self._store(first[email].mailbox, f"r-{email}", _answer(email, at, auto="no"))
+            yield first[email], f"r-{email}", _answer(email, at, auto="no")
         for email, at in self.vacations.items():
-            self._store(first[email].mailbox, f"v-{email}", _answer(email, at, auto="auto-replied"))
+            yield first[email], f"v-{email}", _answer(email, at, auto="auto-replied")
         for email, at in self.reports.items():
-            self._store(first[email].mailbox, f"d-{email}", _report(email, at))
+            yield first[email], f"d-{email}", _report(email, at)
+
+    def _answers(self) -> None:
+        for mail, name, raw in self._came():
+            if mail.thread_id is None:
+                self._store(mail.mailbox, name, raw)
+
+    def _inbox(self, owner: str) -> Iterator[Held]:
+        """Yield what came to a mailbox at a provider."""
+        for mail, _, raw in self._came():
+            if mail.mailbox == owner and mail.thread_id is not None:
+                astray = mail.lead.email in self.astray
+                yield parse(owner, raw, thread_id="astray" if astray else mail.thread_id)
 
     def _store(self, owner: str, name: str, raw: bytes) -> None:
         folder = self.home / owner / "new"
@@ -171,6 +197,7 @@ def faultless(home: Path) -> Run:
     for part in ("postgres", "redis", "kafka", "keys", *topics.SERVICES):
         run.logs.append(LogText(Path(f"{part}.log"), '{"event": "submitted", "job": "job_1"}'))
     boxes = [sender.email for sender in scenario.senders]
+    providers = {sender.email for sender in scenario.at_providers}
     # A queue id is an instant: no two mailboxes submit at the same microsecond.
     clock = {box: START + timedelta(milliseconds=7 * n) for n, box in enumerate(boxes)}
     for step in (1, 2):
@@ -178,6 +205,8 @@ def faultless(home: Path) -> Run:
             if cast.STEPS_OF[lead.kind] < step:
                 continue
             box = boxes[number % len(boxes)]
+            if step == 2 and box == scenario.paused:
+                box = boxes[0]
             clock[box] += timedelta(seconds=1.1)
             first = f"<1.{number}@north.test>"
             mails.append(
@@ -187,6 +216,7 @@ def faultless(home: Path) -> Run:
                     job=f"job_{step}{number:04d}.ws_1.mac",
                     references=[] if step == 1 else [first],
                     subject="A question" if step == 1 else "Re: A question",
+                    thread_id=f"t{number}" if box in providers else None,
                     body=f"{cast.greeting(lead)}\n\n({cast.marker(step)})\n",
                 )
             )  # fmt: skip
@@ -195,11 +225,11 @@ def faultless(home: Path) -> Run:
 
 
 def _few(scenario: Scenario) -> Scenario:
-    """Return the scenario with three leads of each kind and no more: the tests are many."""
+    """Return the scenario with as many leads of each kind as there are mailboxes, one each."""
     kept: dict[Kind, list[Lead]] = {}
     for lead in (*scenario.imported, *scenario.published):
         kept.setdefault(lead.kind, []).append(lead)
-    few = tuple(lead for leads in kept.values() for lead in leads[:3])
+    few = tuple(lead for leads in kept.values() for lead in leads[: len(scenario.senders)])
     return replace(scenario, imported=few, published=())
 
 
@@ -209,10 +239,13 @@ def _answered(run: Run) -> None:
         Kind.REPLY: run.replies,
         Kind.VACATION: run.vacations,
         Kind.LATE: run.reports,
+        # A provider takes what the mail host refuses, and reports.
+        Kind.UNKNOWN: run.reports,
         Kind.UNSUBSCRIBE: run.diary.unsubscribed,
     }
     for mail in run.mails:
-        if mail.step == 1 and mail.lead.kind in into:
+        refused = mail.lead.kind is Kind.UNKNOWN and mail.thread_id is None
+        if mail.step == 1 and mail.lead.kind in into and not refused:
             into[mail.lead.kind][mail.lead.email] = mail.at + soon
 
 
@@ -223,6 +256,7 @@ def _claims(scenario: Scenario) -> Claims:
     ]
     return Claims(
         wrong_password="535 5.7.8 Error: authentication failed",
+        unticked="not granted: https://www.googleapis.com/auth/gmail.modify",
         enrollments=rows,
         totals=_totals(rows),
         row_errors=[RowError(row, column, "why") for row, column in scenario.bad_rows.items()],

@@ -5,7 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from tests.unit.demo.forge import Run, Spoil, faultless
+from tests.unit.demo.forge import Mail, Run, Spoil, faultless
 
 from paceline_demo import scenario as cast
 from paceline_demo.facts import Audited, Enrolled, LogText, RowError
@@ -126,6 +126,39 @@ def another_subject(run: Run) -> None:
 def another_mailbox(run: Run) -> None:
     mail = run.of(Kind.ORDINARY, 2)
     mail.mailbox = next(s.email for s in run.scenario.senders if s.email != mail.mailbox)
+
+
+def of_a_provider(run: Run, step: int = 2) -> Mail:
+    return next(m for m in run.mails if m.thread_id is not None and m.step == step)
+
+
+def another_thread(run: Run) -> None:
+    of_a_provider(run).thread_id = "another"
+
+
+def an_answer_astray(run: Run) -> None:
+    run.astray.add(
+        next(
+            m.lead.email
+            for m in run.mails
+            if m.thread_id is not None and m.lead.email in run.replies | run.reports
+        )
+    )
+
+
+def doubled_at_a_provider(run: Run) -> None:
+    run.again(of_a_provider(run), 500 * SECOND, message_id="<other@x>", lead=run.scenario.repaired)
+
+
+def nothing_went_on_elsewhere(run: Run) -> None:
+    chained = {m.lead.email for m in run.mails if m.step == 2}
+    for mail in run.mails:
+        if mail.mailbox == run.scenario.paused and mail.lead.email in chained:
+            mail.mailbox = run.scenario.senders[0].email
+
+
+def unticked_scope_taken(run: Run) -> None:
+    run.claims = replace(run.claims, unticked="")
 
 
 def another_leads_words(run: Run) -> None:
@@ -268,6 +301,7 @@ def log_not_read(run: Run) -> None:
 BREACHES: dict[str, list[Spoil]] = {
     "each step at most once": [
         doubled, doubled_message_id, doubled_job, doubled_refusal, doubled_late,
+        doubled_at_a_provider,
     ],
     "no step missing": [missing_step_2, missing_step_1_only, missing_refusal],
     "no step too many": [doubled, after_reply, after_refusal, to_the_suppressed],
@@ -278,9 +312,9 @@ BREACHES: dict[str, list[Spoil]] = {
     "gaps never under the cadence of 1 s": [one_millisecond_early],
     "every submission measured": [refusal_without_queue_id],
     "every mailbox sent": [one_mailbox_idle],
-    "one conversation per lead": [
-        broken_references, absent_references, another_subject, another_mailbox,
-    ],
+    "one conversation per lead": [broken_references, absent_references, another_subject],
+    "one thread per lead at a provider": [another_thread, an_answer_astray],
+    "follow-ups from their mailbox": [another_mailbox, nothing_went_on_elsewhere],
     "own words and a way out in each message": [another_leads_words, no_way_out],
     "vacation replies stop nothing": [vacation_never_came, stopped_by_vacation],
     "every lead in one state, the one its recipient made": [
@@ -290,6 +324,7 @@ BREACHES: dict[str, list[Spoil]] = {
     "doubt only where a submission was cut off": [
         doubt_without_a_kill, doubt_without_a_submission,
     ],
+    "an unticked scope is told": [unticked_scope_taken],
     "a wrong password is told": [wrong_password_taken, wrong_password_in_our_words],
     "bad rows told by number": [
         bad_row_untold, bad_row_off_by_one, bad_row_another_column, bad_row_without_reason,
@@ -386,4 +421,4 @@ def test_long_evidence_is_cut(run: Run) -> None:
     run.replies.clear()
     run.vacations.clear()
     run.reports.clear()
-    assert "and 14 more" in run.check()["no step missing"].evidence
+    assert "and 32 more" in run.check()["no step missing"].evidence
