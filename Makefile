@@ -25,9 +25,12 @@ LEADS ?= 600000
 STEPS ?= 2
 SEED ?= 7
 RULE ?=
+# What `make chaos` does
+KILLS ?= 500
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-parts test-e2e lint fmt lock up down status logs bench mutants simulate docs vault
+.PHONY: help setup demo test test-unit test-parts test-e2e lint fmt lock up down status logs bench mutants simulate docs vault \
+	chaos chaos-selftest test-chaos
 
 help: ## List every target
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -42,11 +45,11 @@ demo: setup ## One campaign through the whole house, checked (KEEP=1, KILL=<serv
 	@$(BIN)/paceline-demo run $(if $(KEEP),--keep) $(if $(KILL),--kill $(KILL)) $(if $(KEYS),--keys $(KEYS))
 
 test: setup ## Lint and every test, on the real parts and the real Vault
-	@$(MAKE) --no-print-directory -j3 test-e2e test-parts
+	@$(MAKE) --no-print-directory -j3 test-chaos test-parts
 
 test-parts: vault lint test-unit
 	@$(BIN)/paceline-local run --keys vault -- \
-		$(BIN)/pytest -q tests --ignore=tests/unit --ignore=tests/e2e
+		$(BIN)/pytest -q tests --ignore=tests/unit --ignore=tests/e2e --ignore=tests/chaos
 
 # Beside the others, in a house of its own; it waits more than it works
 test-e2e: vault
@@ -54,6 +57,11 @@ test-e2e: vault
 	@PACELINE_RUN_DIR=$(CURDIR)/.run/e2e $(BIN)/paceline-local run --keys vault -- \
 		$(BIN)/pytest -q tests/e2e >.run/e2e.log 2>&1 || { cat .run/e2e.log; exit 1; }
 	@echo "End to end:" && tail -n 1 .run/e2e.log
+
+# In a house of its own too, after the one before: two houses at once are enough for two cores
+test-chaos: test-e2e
+	@$(BIN)/pytest -q tests/chaos >.run/test-chaos.log 2>&1 || { cat .run/test-chaos.log; exit 1; }
+	@echo "Chaos, short:" && tail -n 1 .run/test-chaos.log
 
 test-unit: setup ## Unit tests: no services needed
 	@$(BIN)/pytest -q tests/unit
@@ -90,6 +98,12 @@ logs: setup ## Follow one log: make logs SVC=sender
 mutants: setup ## Break the rules one at a time: a test must find each (RULE=cadence)
 	@$(BIN)/paceline-local run --keys vault -- $(CURDIR)/$(BIN)/python -m tests.mutants \
 		$(if $(RULE),--rule "$(RULE)")
+
+chaos: vault ## Kill, stop and cut at random, checked at the providers: KILLS=500 SEED=1
+	@$(BIN)/python -m tests.chaos run --kills $(KILLS) --seed $(SEED)
+
+chaos-selftest: vault ## Broken builds, each of which chaos must catch
+	@$(BIN)/python -m tests.chaos selftest
 
 bench: setup ## Ratios against peers, into bench/results/latest.json (ROWS=9,10)
 	@$(BIN)/python -m bench $(if $(ROWS),--rows $(ROWS))

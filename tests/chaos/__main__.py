@@ -18,9 +18,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from paceline_common import failpoints
+from tests.chaos import broken
 from tests.chaos.campaign import Customer
 from tests.chaos.checker import check
-from tests.chaos.controller import LEAST, SHORT, Controller, Tally
+from tests.chaos.controller import LEAST, Controller, Plan, Tally
 from tests.chaos.diary import Diary
 from tests.chaos.evidence import gather
 from tests.chaos.house import House, default_run
@@ -89,11 +90,14 @@ class Board:
 @app.command()
 def run(
     *,
-    kills: Annotated[int, typer.Option(min=1, help="how many processes to kill")] = 500,
+    kills: Annotated[int, typer.Option(min=0, help="how many processes to kill")] = 500,
     seed: Annotated[int, typer.Option(help="what is drawn follows from it")] = 1,
     run_dir: RunDir = _RUN,
     keep: Annotated[bool, typer.Option("--keep", help="leave the house up")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print only the report")] = False,
+    aim: Annotated[str | None, typer.Option(help="only these failpoints, by commas")] = None,
+    faults: Annotated[str | None, typer.Option(help="only these faults, by commas")] = None,
+    rounds: Annotated[int, typer.Option(min=0, help="how many faults at least")] = 0,
 ) -> None:
     """Run chaos; exit 0 when every promise held, 1 when one did not, 3 when it could not run."""
     # SIGTERM ends it as Ctrl-C does: in order.
@@ -101,11 +105,12 @@ def run(
     console = Console(stderr=as_json)
     folder = run_dir.resolve()
     house = House(folder)
+    plan = Plan(kills, seed, rounds, _listed(aim), _listed(faults))
     code = 3
     try:
         with Board(console, kills, quiet=as_json) as board:
             house.up(board.say)
-            asyncio.run(_drive(house, kills, seed, board))
+            asyncio.run(_drive(house, plan, board))
             verdict = subprocess.run(
                 [sys.executable, "-m", "tests.chaos", "verdict", "--run", str(folder), "--json"],
                 check=False, stdout=subprocess.PIPE, text=True,
@@ -121,15 +126,19 @@ def run(
     raise typer.Exit(code)
 
 
-async def _drive(house: House, kills: int, seed: int, board: Board) -> None:
-    customer = Customer(house, random.Random(f"{seed} customer"), is_short=kills < SHORT)
-    controller = Controller(house, customer, seed, kills, board.show)
+def _listed(names: str | None) -> list[str] | None:
+    return None if names is None else [name for name in names.split(",") if name]
+
+
+async def _drive(house: House, plan: Plan, board: Board) -> None:
+    customer = Customer(house, random.Random(f"{plan.seed} customer"), is_short=plan.is_short)
+    controller = Controller(house, customer, plan, board.show)
     try:
         tally = await controller.run(_PATIENCE_S)
     finally:
         await customer.close()
         customer.diary.write(_evidence(house.stack.layout.run) / "diary.json")
-    least = LEAST if kills >= LEAST * len(controller.points) else 0
+    least = LEAST if plan.kills >= LEAST * len(controller.points) else 0
     Done(
         kills=tally.kills,
         transitions={one.key: tally.transitions[one.key] for one in controller.points},
@@ -173,6 +182,32 @@ def verdict(
     if as_json:
         typer.echo(json.dumps(report, indent=2))
     raise typer.Exit(0 if report["ok"] else BROKEN)
+
+
+@app.command()
+def selftest(
+    *,
+    run_dir: RunDir = _RUN,
+    name: Annotated[str, typer.Option(help="only builds whose name contains this")] = "",
+) -> None:
+    """Break the house's code on purpose: the checker must notice each of the broken builds."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    console = Console()
+    chosen = [build for build in broken.load() if name in build.name]
+    caught = 0
+    try:
+        for build in chosen:
+            console.print(f"[bold]{escape(build.name)}[/]")
+            found = broken.judge(build, run_dir.resolve() / "selftest")
+            caught += found.caught
+            mark = "[green]caught[/]" if found.caught else "[bold red]NOT CAUGHT[/]"
+            console.print(f"  {mark}: {build.breaks} {found.count}, {found.took_s:.0f} s")
+            for line in found.findings:
+                console.print(f"    {escape(line)}", soft_wrap=True, highlight=False)
+    finally:
+        House(run_dir.resolve() / "selftest").down()
+    console.print(f"{caught} of {len(chosen)} broken builds caught")
+    raise typer.Exit(0 if caught == len(chosen) else BROKEN)
 
 
 @app.command()

@@ -8,7 +8,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -55,6 +55,25 @@ class Tally:
     rested: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is wanted of a run: kills, faults in a row at least, and what both are limited to.
+
+    `aim` names failpoints, `faults` faults; None leaves all.
+    """
+
+    kills: int
+    seed: int
+    rounds: int = 0
+    aim: Sequence[str] | None = None
+    faults: Sequence[str] | None = None
+
+    @property
+    def is_short(self) -> bool:
+        """Tell whether caps and backlog are to be small."""
+        return self.kills < SHORT
+
+
 Show = Callable[[Tally, Counter[str]], None]
 """Shows the tally and the faults so far."""
 
@@ -62,18 +81,25 @@ Show = Callable[[Tally, Counter[str]], None]
 class Controller:
     """One chaos run."""
 
-    def __init__(self, house: House, customer: Customer, seed: int, kills: int, show: Show) -> None:
+    def __init__(self, house: House, customer: Customer, plan: Plan, show: Show) -> None:
+        seed = plan.seed
         self._house = house
         self._customer = customer
         self._rng = random.Random(seed)
-        self._wanted = kills
-        is_short = kills < SHORT
-        self._backlog, self._row = (_SHORT_BACKLOG, _SHORT_ROW) if is_short else (_BACKLOG, _ROW)
+        self._plan = plan
+        self._wanted = plan.kills
+        self._backlog, self._row = (
+            (_SHORT_BACKLOG, _SHORT_ROW) if plan.is_short else (_BACKLOG, _ROW)
+        )
         self._show = show
         self._traffic = Traffic(house, random.Random(f"{seed} traffic"))
-        self.faults = Faults(house, customer, self._traffic, random.Random(f"{seed} faults"))
+        self.faults = Faults(
+            house, customer, self._traffic, random.Random(f"{seed} faults"), plan.faults
+        )
         self.tally = Tally()
-        self.points: list[Point] = failpoints.declared()
+        self.points: list[Point] = [
+            one for one in failpoints.declared() if plan.aim is None or one.name in plan.aim
+        ]
         self._missed: dict[str, float] = {}
         self._in_flight: set[str] = set()
         self._expected: set[int] = set()
@@ -89,7 +115,7 @@ class Controller:
         self._show(tally, self.faults.counts)
         await customer.open(self._traffic)
         self._house.workspace = customer.diary.workspace
-        ledger = Ledger(self._house.stack.dsn(), customer.diary.workspace)
+        ledger = Ledger(self._house)
         self._traffic.start()
         people = People(self._house, customer)
         await customer.enroll(self._backlog)
@@ -100,7 +126,7 @@ class Controller:
         ]
         try:
             workers = [self._aim(group) for group in GROUPS]
-            faults = asyncio.create_task(self.faults.run(self._done))
+            faults = asyncio.create_task(self.faults.run(self._done, self._plan.rounds))
             await asyncio.gather(*workers)
             self._done.set()
             await faults
@@ -153,7 +179,7 @@ class Controller:
                 self._in_flight.discard(point.key)
             if victim is not None:
                 await self._back(victim)
-            if self._rng.random() < 0.1:
+            if self._plan.aim is None and self._rng.random() < 0.1:
                 await self._kill_at_random(group)
 
     def _choose(self, group: tuple[str, ...]) -> Point | None:

@@ -4,23 +4,28 @@ import asyncio
 import random
 import signal
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
 import httpx
 import hvac.exceptions
+import psycopg
 import redis
 import requests
 
 from paceline_local.parts.base import PartFailed
 from tests.chaos.campaign import Customer, Refused
 from tests.chaos.house import OUTWARD, House, Instance
+from tests.chaos.ledger import Ledger
 from tests.chaos.traffic import Traffic
 
 # Parts fail in turn, not at once: what two outages together would show, one shows sooner.
 HEAVY: Final = frozenset({"restart_kafka", "restart_postgres"})
-_GENTLE: Final = 5
+_GENTLE: Final = 2
+# Later than a draft may be destroyed (`house.SETTINGS`), and than its lease's end before that.
+_LATER_S: Final = 25.0
+_LOOKS: Final = 80
 # Faults of the twins (`tests.twins.wire.FaultKind`) that nobody waits minutes for.
 _ERRORS: Final = ("reset_before", "reset_after", "reset_in_answer", "status", "done_then_status")
 
@@ -29,13 +34,19 @@ class Faults:
     """Injects one fault after another."""
 
     def __init__(
-        self, house: House, customer: Customer, traffic: Traffic, rng: random.Random
+        self,
+        house: House,
+        customer: Customer,
+        traffic: Traffic,
+        rng: random.Random,
+        only: Sequence[str] | None = None,
     ) -> None:
         self._house = house
         self._customer = customer
         self._traffic = traffic
         self._rng = rng
         self.counts: Counter[str] = Counter()
+        self._ledger = Ledger(house)
         self.down: set[str] = set()
         self._kinds: Final[Mapping[str, Callable[[], Awaitable[None]]]] = {
             "stop_and_continue": self._stop_and_continue,
@@ -55,7 +66,9 @@ class Faults:
             "suspend_workspace": self.suspend_workspace,
             "pause_campaign": self._pause,
             "suppress": self.suppress,
+            "send_done_later": self._done_later,
         }
+        self._only = list(self._kinds) if only is None else list(only)
         self._left: list[str] = []
 
     @property
@@ -63,9 +76,9 @@ class Faults:
         """Return every fault's name."""
         return list(self._kinds)
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Inject until told to stop: every kind once in random order, then again."""
-        while not stop.is_set():
+    async def run(self, stop: asyncio.Event, rounds: int) -> None:
+        """Inject until told to stop, but so many at least: each kind in random order, and again."""
+        while self._only and not (stop.is_set() and self.counts.total() >= rounds):
             name = self._next()
             await self.inject(name)
             pause = self._rng.uniform(0.2, 1.5)
@@ -77,16 +90,15 @@ class Faults:
         try:
             await self._kinds[name]()
         except (PartFailed, httpx.HTTPError, Refused, redis.RedisError, OSError,
-                hvac.exceptions.VaultError, requests.RequestException):  # fmt: skip
+                hvac.exceptions.VaultError, requests.RequestException, psycopg.Error):  # fmt: skip
             self.counts[f"{name} (disturbed)"] += 1
         else:
             self.counts[name] += 1
 
     def _next(self) -> str:
         if not self._left:
-            self._left = list(self._kinds)
             # The heavy ones once, the light ones twice a round.
-            self._left += [name for name in self._kinds if name not in HEAVY]
+            self._left = [*self._only, *(name for name in self._only if name not in HEAVY)]
             self._rng.shuffle(self._left)
         return self._left.pop()
 
@@ -175,6 +187,21 @@ class Faults:
         await asyncio.sleep(self._rng.uniform(1.0, 3.0))
         await asyncio.to_thread(twin.control, "DELETE", "faults")
 
+    async def _done_later(self) -> None:
+        """Let Gmail act upon a send request long after its sender has lost the answer."""
+        twin = self._house.stack.twins["gmail"]
+        before = (await asyncio.to_thread(twin.control, "GET", "faults"))["done"]
+        fault = {"operation": "users.drafts.send", "kind": "done_later", "delay_s": _LATER_S}
+        await asyncio.to_thread(twin.control, "POST", "faults", fault)
+        for _ in range(_LOOKS):
+            if (await asyncio.to_thread(twin.control, "GET", "faults"))["done"] != before:
+                await asyncio.to_thread(self._house.proxies.cut, "sender-gmail")
+                break
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(0.3)
+        await asyncio.to_thread(twin.control, "DELETE", "faults")
+        await asyncio.to_thread(self._house.proxies.heal)
+
     # ---- deliveries and people
 
     async def _again(self) -> None:
@@ -192,6 +219,9 @@ class Faults:
         await self._customer.pause(self._rng.uniform(0.5, 3.0))
 
     async def suppress(self) -> None:
-        """Suppress a few addresses."""
+        """Suppress a few addresses, and one to which a message is about to leave."""
+        leased = await asyncio.to_thread(self._ledger.about_to_leave)
+        if leased:
+            await self._customer.suppress(self._rng.choice(leased))
         for _ in range(_GENTLE):
             await self._customer.suppress()

@@ -234,6 +234,8 @@ class House:
             one.clock.parent.mkdir(parents=True, exist_ok=True)
             one.skew(0)
         self.withdraw()
+        # Whatever runs may be of another tree.
+        self.end_services()
         self.start_services()
         say("services ready")
 
@@ -247,12 +249,16 @@ class House:
 
     def down(self) -> None:
         """End every process."""
+        self.end_services()
+        self.stack.down()
+        self.stack.proxies.stop()
+
+    def end_services(self) -> None:
+        """End every instance."""
         for one in self.instances:
             one.send(signal.SIGCONT)
         with ThreadPoolExecutor(len(self.instances)) as pool:
             list(pool.map(self._end, self.instances))
-        self.stack.down()
-        self.stack.proxies.stop()
 
     def _end(self, one: Instance) -> None:
         self.stack.processes.stop(one.name, ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)))

@@ -6,6 +6,7 @@ from typing import Final
 import psycopg
 
 from paceline_common import ids
+from tests.chaos.house import House
 
 # Suspensions of mailboxes that end by themselves, later than anybody wants to wait.
 _BY_THE_CLOCK: Final = ("connect_failed", "limited")
@@ -30,9 +31,12 @@ class Open:
 class Ledger:
     """Read as superuser, past every service."""
 
-    def __init__(self, dsn: str, workspace: str) -> None:
-        self._dsn = dsn
-        self._workspace = ids.decode("ws", workspace)
+    def __init__(self, house: House) -> None:
+        self._house = house
+
+    @property
+    def _workspace(self) -> int:
+        return ids.decode("ws", self._house.workspace)
 
     def look(self) -> Open:
         """Return what lies ahead now; raise `psycopg.OperationalError` while Postgres is away."""
@@ -57,6 +61,19 @@ class Ledger:
                 outbox += count
         under_way = jobs.get("reserved", 0) + jobs.get("sending", 0)
         return Open(jobs.get("queued", 0), under_way, jobs.get("in_doubt", 0), leads, outbox)
+
+    def about_to_leave(self) -> list[str]:
+        """Return the addresses of jobs whose slot is leased and still to come."""
+        with self._connect() as db:
+            rows = db.execute(
+                "SELECT l.email FROM scheduler.send_job AS j"
+                " JOIN scheduler.enrollment AS e USING (workspace_id, enrollment_id)"
+                " JOIN scheduler.lead AS l USING (workspace_id, lead_id)"
+                " WHERE j.workspace_id = %s AND j.state = 'reserved'"
+                " AND j.slot_at > clock_timestamp() + interval '0.2 s'",
+                [self._workspace],
+            ).fetchall()
+        return [str(email) for (email,) in rows]
 
     def hurry(self) -> int:
         """Let backoffs of minutes, and holds that end by the clock, be over; return how many.
@@ -85,4 +102,6 @@ class Ledger:
         return len(moved) + len(ended)
 
     def _connect(self) -> "psycopg.Connection[tuple[int, ...]]":
-        return psycopg.connect(self._dsn, connect_timeout=3, options="-c statement_timeout=5000")
+        return psycopg.connect(
+            self._house.stack.dsn(), connect_timeout=3, options="-c statement_timeout=5000"
+        )
