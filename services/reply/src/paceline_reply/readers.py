@@ -46,8 +46,10 @@ class Readers:
             while True:
                 self.wake.clear()
                 await self._follow()
+                # Not `wait_for`: before Python 3.12 it loses a cancel that comes with the wake.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self.wake.wait(), self._parts.settings.supervise_s)
+                    async with asyncio.timeout(self._parts.settings.supervise_s):
+                        await self.wake.wait()
         finally:
             held = list(self._running)
             await self._end(held)

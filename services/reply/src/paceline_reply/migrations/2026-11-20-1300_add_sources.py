@@ -23,11 +23,14 @@ def upgrade() -> None:
             ADD CONSTRAINT cursor_read_check CHECK (place IS NOT NULL OR read_at IS NULL)
         """
     )
+    # The owner sees no tenant's rows otherwise.
+    op.execute("ALTER TABLE reply.cursor NO FORCE ROW LEVEL SECURITY")
     op.execute(
         "UPDATE reply.cursor SET place ="
         " jsonb_build_object('uid_validity', uid_validity, 'last_uid', last_uid)"
         " WHERE uid_validity IS NOT NULL"
     )
+    op.execute("ALTER TABLE reply.cursor FORCE ROW LEVEL SECURITY")
     op.execute("ALTER TABLE reply.cursor DROP COLUMN uid_validity, DROP COLUMN last_uid")
     op.execute(
         """
