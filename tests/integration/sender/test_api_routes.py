@@ -18,7 +18,7 @@ from paceline_local.stack import Stack
 from paceline_sender.app import build
 from paceline_sender.settings import SenderSettings
 
-from .api_mailbox import FULL, SEND_ONLY, Api, ApiKind, api
+from .api_mailbox import FULL, SEND_ONLY, SENDS, Api, ApiKind, api
 from .conftest import World, key_login
 
 pytestmark = pytest.mark.parametrize("kind", ["gmail", "graph"])
@@ -93,6 +93,20 @@ async def test_a_probe_sends_one_line_to_the_mailbox_itself(
     assert message["X-Paceline-Probe"] == "probe-token-1"
     assert message["To"] == world.email
     assert box.drafts() == 0
+
+
+async def test_a_probe_that_is_refused_leaves_no_draft_behind(
+    world: World, box: Api, keys: KeyService, client: httpx.AsyncClient
+) -> None:
+    question = await asked(box, world, keys, FULL[box.kind])
+    code = "invalidArgument" if box.kind == "gmail" else "ErrorSendAsDenied"
+    status = 400 if box.kind == "gmail" else 403
+    box.fail(SENDS[box.kind], "status", status=status, code=code, message="Not like this.")
+    answer = (await client.post("/internal/probe", json=question)).json()
+    code = "message_refused" if box.kind == "gmail" else "sender_refused"
+    assert (answer["ok"], answer["code"], answer["message"]) == (False, code, "Not like this.")
+    assert box.drafts() == 0
+    assert box.sent() == []
 
 
 async def test_a_probe_of_a_revoked_grant_says_so_and_what_to_do(

@@ -1,6 +1,7 @@
 """A slot's capacity: given back once when nothing was submitted, spent when something was."""
 
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -112,3 +113,29 @@ async def test_a_stopping_sender_gives_drafts_and_slots_back(
     assert world.job_row(job)["state"] == "queued"
     assert world.used() == NOTHING_LEFT
     assert transport.discarded == transport.made
+
+
+@pytest.mark.parametrize("ahead_s", [-3600, 3600])
+async def test_a_machine_whose_clock_is_an_hour_off_sends_in_time_all_the_same(
+    world: World,
+    make_sender: Callable[[Any], Sender],
+    transport: FakeTransport,
+    monkeypatch: pytest.MonkeyPatch,
+    ahead_s: int,
+) -> None:
+    transport.drafts = True
+    sender = make_sender(transport)
+    wrong = sender.submitter._clock.now
+
+    def off() -> datetime:
+        return wrong() + timedelta(seconds=ahead_s)
+
+    monkeypatch.setattr(sender.submitter._clock, "now", off)
+    assert sender.preparer._clock is sender.submitter._clock
+    await sender.reconciler.beat_once()
+    sender.start()
+    job = world.job(world.lead("bob@example.test"), in_ms=1500)
+    sender.preparer.hold([job])
+    await until(lambda: world.job_row(job)["state"] == "sent", "sent")
+    ((_, _, _, at),) = transport.submitted
+    assert job.slot_at <= at <= job.not_after

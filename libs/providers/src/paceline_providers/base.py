@@ -3,7 +3,7 @@
 Expected refusals are values. An exception out of a provider is a bug.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, Literal, Protocol
@@ -250,8 +250,16 @@ def probe_result(code: ProbeCode, message: str) -> ProbeResult:
     return ProbeResult(code, message, REMEDIES[code])
 
 
-async def probe(provider: Provider, address: str, message: bytes) -> ProbeResult:
-    """Send a test `message` from `address` to itself, through everything a real one passes."""
+async def probe(
+    provider: Provider,
+    address: str,
+    message: bytes,
+    discard: Callable[[Fence], Awaitable[object]] | None = None,
+) -> ProbeResult:
+    """Send a test `message` from `address` to itself, through everything a real one passes.
+
+    `discard` destroys the draft of a test that was not sent.
+    """
     session = await provider.open()
     if isinstance(session, Unsent):
         return _probed(session)
@@ -259,11 +267,12 @@ async def probe(provider: Provider, address: str, message: bytes) -> ProbeResult
         fence = await session.prepare(message)
         if isinstance(fence, Unsent | Rejected):
             return _probed(fence)
-        return _probed(
-            await session.submit(
-                address, address, message, before_mail_from=lambda: True, fence=fence
-            )
+        outcome = await session.submit(
+            address, address, message, before_mail_from=lambda: True, fence=fence
         )
+        if fence and discard and not isinstance(outcome, Accepted | InDoubt):
+            await discard(fence)
+        return _probed(outcome)
     finally:
         await session.close()
 

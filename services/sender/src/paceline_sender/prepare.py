@@ -94,11 +94,10 @@ class Preparer:
     def hold(self, jobs: Iterable[Job]) -> None:
         """Take leased slots; one that is held already is the same lease told twice."""
         loop = asyncio.get_running_loop()
-        now = self._clock.now()
         for job in jobs:
             if job.key in self._held or job.key in self._in_hand:
                 continue
-            wait = (job.slot_at - self._prepare_ahead - now).total_seconds()
+            wait = self._submitter.seconds_until(job.slot_at - self._prepare_ahead)
             timer = loop.call_later(max(wait, 0.0), self._release, job.key)
             self._held[job.key] = (job, timer)
         self._metrics.gauge("paceline_held_jobs").set(len(self._held))
@@ -300,9 +299,9 @@ class Preparer:
     async def _open(self, built: Built, account: Account) -> Session | None:
         """Open the mailbox; None when that did not work and the job was given back."""
         job, row = built.job, built.row
-        left_s = (job.not_after - self._clock.now()).total_seconds()
+        left_s = max(self._submitter.seconds_until(job.not_after), 0.0)
         try:
-            async with asyncio.timeout(max(left_s, 0.0)):
+            async with asyncio.timeout(left_s):
                 session = await self._transport.open(account)
         except TimeoutError:
             await self._give_back(job, "too_late")

@@ -213,11 +213,12 @@ async def _probe(
         words = "this address cannot be used in an envelope"
         return answer(base.probe_result("sender_refused", words), account)
     try:
-        provider = transport.provider(account)
+        provider, prover = transport.provider(account), transport.prover(account)
     except Unusable as error:
         return answer(base.probe_result("protocol_error", str(error)), account)
     sent = message(asked.email, asked.token, clock)
-    return answer(await base.probe(provider, asked.email, sent), account)
+    discard = None if prover is None else prover.destroy
+    return answer(await base.probe(provider, asked.email, sent, discard), account)
 
 
 def _named(workspace_id: str, mailbox_id: str) -> tuple[int, int]:

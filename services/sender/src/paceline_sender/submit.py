@@ -11,6 +11,7 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -34,7 +35,7 @@ from paceline_sender.domain.outcome import (
     decide,
     trim,
 )
-from paceline_sender.domain.schedule import ClockReading, PostgresClock
+from paceline_sender.domain.schedule import CLAIM_AHEAD, ClockReading, PostgresClock
 from paceline_sender.facts import facts
 from paceline_sender.job import HoldRequest, Job, Ready, Report
 
@@ -129,6 +130,15 @@ class Submitter:
             self._connect_failures[mailbox] = failures + 1
         await self.report(self._report(job, answer, decision, provider, None, None, claimed=False))
 
+    def seconds_until(self, instant: datetime) -> float:
+        """Return the likely seconds until the Postgres clock shows `instant`; no promise.
+
+        This machine's own clock is asked only before the first reading of the other.
+        """
+        now = self._clock.monotonic()
+        reading = self.postgres_clock.best or ClockReading(self._clock.now(), now, now)
+        return reading.estimate(instant) - now
+
     def prepared(self, job: Job) -> None:
         """Note that the job's mailbox could be signed in to."""
         self._connect_failures.pop((job.workspace_id, job.mailbox_id), None)
@@ -179,10 +189,7 @@ class Submitter:
 
     async def _until_claim(self, job: Job) -> bool:
         """Return True when it is time to claim, False when the process stops before."""
-        now = self._clock.monotonic()
-        fallback = ClockReading(self._clock.now(), now, now)
-        at = self.postgres_clock.claim_from(job.slot_at, fallback)
-        wait_s = at - self._clock.monotonic()
+        wait_s = self.seconds_until(job.slot_at - CLAIM_AHEAD)
         if self.stopping.is_set():
             return False
         if wait_s > 0:

@@ -73,7 +73,3 @@ class PostgresClock:
     def best(self) -> ClockReading | None:
         """The reading with the least uncertainty; None before the first."""
         return min(self._readings, key=lambda reading: reading.uncertainty, default=None)
-
-    def claim_from(self, slot_at: datetime, fallback: ClockReading) -> float:
-        """Return the monotonic time at which the claim for `slot_at` is asked for."""
-        return (self.best or fallback).estimate(slot_at - CLAIM_AHEAD)
