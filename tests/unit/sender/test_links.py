@@ -5,7 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paceline_common import ids, tracking
-from paceline_sender.domain import links, signature
+from paceline_common.templates import FIRST_WAYS, MissingVariable
+from paceline_sender.domain import links, render, signature
+from paceline_sender.domain.render import Sources
 
 UNSUBSCRIBE = "https://mail.example/u/ws.job.mac"
 
@@ -139,3 +141,63 @@ def test_a_signature_stands_below_the_body(
     made: tuple[str | None, str | None],
 ) -> None:
     assert signature.placed(*given_) == made
+
+
+URL = "https://mail.example/u/ws_1.job_2.1.mac"
+
+
+@pytest.mark.parametrize(
+    ("text", "made"),
+    [
+        (f"Hi\n\nLeave: {URL}\n", f"Hi\n\n-- \nAnn\n\nLeave: {URL}\n"),
+        (f"Hi\n\nNot for you?\n{URL}\n\n", f"Hi\n\n-- \nAnn\n\nNot for you?\n{URL}\n"),
+        (f"Leave: {URL}\n\nHi\n", f"Leave: {URL}\n\nHi\n\n-- \nAnn\n"),
+        (f"Hi, leave: {URL}", f"Hi, leave: {URL}\n\n-- \nAnn\n"),
+    ],
+)
+def test_a_signature_stands_above_the_line_to_unsubscribe_by(text: str, made: str) -> None:
+    assert signature.placed(text, None, "Ann", None, unsubscribe_url=URL) == (made, None)
+
+
+LINK = f'<a href="{URL}">Leave</a>'
+
+
+@pytest.mark.parametrize(
+    ("html", "made"),
+    [
+        (f"<p>Hi</p><p>{LINK}</p>", f"<p>Hi</p><div>Ann</div><br><p>{LINK}</p>"),
+        (
+            f"<body><P>Hi</P><Div>Not you? {LINK}</Div> </body>",
+            f"<body><P>Hi</P><div>Ann</div><br><Div>Not you? {LINK}</Div> </body>",
+        ),
+        (f"<div>Hi<br>{LINK}</div>", f"<div>Hi<br>{LINK}</div><br><br><div>Ann</div>"),
+        (f"<p>{LINK}</p><p>Hi</p>", f"<p>{LINK}</p><p>Hi</p><br><br><div>Ann</div>"),
+        (f"Hi {LINK}", f"Hi {LINK}<br><br><div>Ann</div>"),
+    ],
+)
+def test_a_signature_stands_above_the_block_to_unsubscribe_by(html: str, made: str) -> None:
+    assert signature.placed(None, html, None, "Ann", unsubscribe_url=URL) == (None, made)
+
+
+@pytest.mark.parametrize("signed", ["Ann & Co", None])
+def test_a_signature_stands_where_the_template_says_and_there_only(signed: str | None) -> None:
+    text, html = "Hi\n{{ signature }}\nBye", "<p>{{signature}}</p>{% if no %}{% endif %}"
+    assert signature.is_named(text)
+    assert signature.is_named(html)
+    assert not signature.is_named("{{ signature_line }} signature {{ a.signature }}")
+    made = render.render(Sources("s", text, html), {}, FIRST_WAYS, FIRST_WAYS)
+    assert signature.placed(made.text, made.html, signed, None, named=(True, True)) == (
+        ("Hi\nAnn & Co\nBye", "<p>Ann &amp; Co</p>") if signed else ("Hi\n\nBye", "<p></p>")
+    )
+
+
+def test_a_signature_that_the_template_hides_stands_nowhere() -> None:
+    hidden = render.render(
+        Sources("s", "Hi{% if no %}{{ signature }}{% endif %}", None), {}, FIRST_WAYS, FIRST_WAYS
+    )
+    assert signature.placed(hidden.text, None, "Ann", None, named=(True, False)) == ("Hi", None)
+
+
+def test_a_subject_has_no_signature() -> None:
+    with pytest.raises(MissingVariable):
+        render.render(Sources("{{ signature }}", "Hi", None), {}, FIRST_WAYS, FIRST_WAYS)

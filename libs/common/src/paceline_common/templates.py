@@ -42,12 +42,13 @@ _OCCASION: Final = "{occasion}"
 GIVEN: Final[Mapping[str, object]] = {
     "email": "lead@example.com",
     "unsubscribe_url": "https://example.com/u/token",
+    "signature": "Sender",
     "sender": {"name": "Sender", "email": "sender@example.com"},
 }
 
 
 STANDARD_FIELDS: Final = ("email", "first_name", "last_name", "company")
-_RESERVED: Final = frozenset({*STANDARD_FIELDS, "sender", "unsubscribe_url"})
+_RESERVED: Final = frozenset({*STANDARD_FIELDS, "sender", "signature", "unsubscribe_url"})
 
 
 class MissingVariable(Exception):

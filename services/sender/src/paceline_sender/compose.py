@@ -210,9 +210,14 @@ class Composer:
         https, mailto = message.unsubscribe_links(
             self._public_url, material.from_email, job.workspace, job.public_id, macs.unsubscribe
         )
-        drawn, rendered = _render(job, material, https, wish)
+        drawn, sources, rendered = _render(job, material, https, wish)
         text, html = signature.placed(
-            rendered.text, rendered.html, rendered.signature_text, rendered.signature_html
+            rendered.text,
+            rendered.html,
+            rendered.signature_text,
+            rendered.signature_html,
+            named=(signature.is_named(sources.text), signature.is_named(sources.html)),
+            unsubscribe_url=https,
         )
         if html is not None:
             html = await self._tracked(job, material, html, https)
@@ -303,7 +308,7 @@ def first_subject(
 
 def _render(
     job: Job, material: Material, unsubscribe_url: str, wish: _Wish
-) -> tuple[Variant | None, Rendered]:
+) -> tuple[Variant | None, Sources, Rendered]:
     draw = _draw(job, wish)
     drawn = draw.variant(material.variants, kept=wish.variant or material.variant)
     if drawn is None:
@@ -325,7 +330,7 @@ def _render(
         Occasion(local, draw.ways("body")),
         show_gaps=wish.show_gaps,
     )
-    return drawn, rendered
+    return drawn, sources, rendered
 
 
 def _draw(job: Job, wish: _Wish, *, step: int | None = None) -> Draw:

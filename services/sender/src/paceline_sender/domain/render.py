@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from paceline_common.templates import (
     STANDARD_FIELDS,
@@ -11,18 +12,22 @@ from paceline_common.templates import (
     fill,
     variables,
 )
+from paceline_sender.domain import signature
 
 __all__ = [
     "STANDARD_FIELDS", "MissingVariable", "Rendered", "Sources", "TemplateError", "fill",
     "render", "variables",
 ]  # fmt: skip
 
+_SIGNED: Final = {"signature": signature.MARK}
+
 
 @dataclass(frozen=True, slots=True)
 class Sources:
     """The templates of one message; all but one body may be absent.
 
-    Signatures are templates too; an HTML one alone is left out of the text part.
+    Signatures are templates too; an HTML one alone is left out of the text part. A body may
+    print `{{ signature }}`, which stands for one until `signature.placed` puts it there.
     """
 
     subject: str | None
@@ -68,8 +73,8 @@ def render(
         try:
             return Rendered(
                 subject=fill(sources.subject or "", shown, subject),
-                text=_fill(sources.text, shown, body, html=False),
-                html=_fill(sources.html, shown, body, html=True),
+                text=_fill(sources.text, {**shown, **_SIGNED}, body, html=False),
+                html=_fill(sources.html, {**shown, **_SIGNED}, body, html=True),
                 signature_text=_fill(sources.signature_text, shown, body, html=False),
                 signature_html=_fill(sources.signature_html, shown, body, html=True),
                 missing=tuple(missing),
