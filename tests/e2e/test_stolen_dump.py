@@ -355,3 +355,58 @@ async def test_what_is_sealed_opens_with_its_own_key_only(house: House) -> None:
         if "app secret" in name or name == "mailbox password":
             assert secret in opened, f"the {name} is kept nowhere"
     assert sum(one in opened for name, one in house.secrets.items() if "token" in name) >= 8
+
+
+# ---- And nothing is left behind
+
+
+async def test_who_leaves_takes_the_grant_along(house: House) -> None:
+    listed = (await house.api.get("/v1/mailboxes"))["items"]
+    numbers = {one["email"]: one["id"] for one in listed}
+    for email, kind, told in (
+        (GIA, "gmail", {"send": "revoked", "read": "already_gone"}),
+        (OLE, "graph", {"send": "not_supported", "read": "not_supported"}),
+        (ANN, None, {}),
+    ):
+        gone = await house.http.delete(f"/v1/mailboxes/{numbers[email]}")
+        assert gone.status_code == 204, gone.text
+        if kind == "gmail":
+            twin = house.stack.twins["gmail"]
+            assert twin.control("GET", f"mailboxes/{email}/tokens")["tokens"] == []
+        number = ids.decode("mbx", numbers[email])
+        assert await _audited(house, numbers[email]) == told
+        with psycopg.connect(house.stack.dsn("postgres"), row_factory=dict_row) as tx:
+            [row] = tx.execute(
+                "SELECT send_credential, read_credential FROM gateway.mailbox"
+                " WHERE workspace_id = %s AND mailbox_id = %s",
+                [house.workspace, number],
+            )
+            assert row == {"send_credential": None, "read_credential": None}
+            for service in ("sender", "reply"):
+                kept = tx.execute(
+                    f"SELECT 1 FROM {service}.oauth_token WHERE mailbox_id = %s".encode(),
+                    [number],
+                )
+                assert kept.fetchall() == []
+    # Whoever stays keeps what they granted.
+    stays = house.stack.twins["gmail"].control("GET", f"mailboxes/{GUS}/tokens")["tokens"]
+    assert stays
+
+
+async def _audited(house: House, mailbox: str) -> dict[str, str]:
+    """Return what the trail says of the disconnect, when it is there."""
+
+    def found() -> list[dict[str, str]]:
+        with psycopg.connect(house.stack.dsn("postgres")) as tx:
+            return [
+                row[0]
+                for row in tx.execute(
+                    "SELECT detail FROM audit.audit_record"
+                    " WHERE action = 'mailbox.disconnected' AND subject = %s",
+                    [mailbox],
+                )
+            ]
+
+    await _until(lambda: bool(found()))
+    [detail] = found()
+    return detail

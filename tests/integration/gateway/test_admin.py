@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 from confluent_kafka import KafkaException, Producer
+from typer.testing import CliRunner
 
 from paceline_common import grants, ids, topics
 from paceline_common.admin import AdminSettings
+from paceline_common.admin import build as build_admin
 from paceline_gateway import kafka_publishers
 from paceline_local.stack import Stack
 
@@ -43,6 +45,9 @@ def test_a_workspace_is_made_with_its_keys(admin: Admin, sql: Any) -> None:
         (("publisher", "add", "Bad Name"), "no publisher name"),
         (("publisher", "remove", "nobody"), "no publisher"),
         (("publisher", "allow", "nobody", NOBODY), "no workspace"),
+        (("oauth-app", "set", "yahoo", "--client-id", "x"), "none of google, microsoft"),
+        (("oauth-app", "set", "google", "--client-id", "x", "--tenant", "y"), "tenants"),
+        (("oauth-app", "remove", "yahoo"), "none of google, microsoft"),
     ],
 )
 def test_refusals_exit_1_and_say_why(admin: Admin, arguments: tuple[str, ...], words: str) -> None:
@@ -152,3 +157,41 @@ def _write(client: dict[str, Any], topic: str) -> Exception | None:
     )
     producer.flush(10)
     return failures[0] if failures else None
+
+
+def test_an_oauth_apps_secret_is_asked_for_and_never_an_argument(
+    admin: Admin, sql: Any, stack: Stack
+) -> None:
+    told = "GOCSPX-typed-by-hand"
+    try:
+        made = CliRunner().invoke(
+            build_admin(), ["oauth-app", "set", "google", "--client-id", "typed"],
+            env=stack.env("admin"), input=f"{told}\n",
+        )  # fmt: skip
+        assert made.exit_code == 0, made.output
+        assert told not in made.output
+        (row,) = sql.execute(
+            "SELECT client_id, client_secret FROM gateway.oauth_installation_app"
+        ).fetchall()
+        assert row["client_id"] == "typed"
+        assert told.encode() not in bytes(row["client_secret"])
+        empty = CliRunner().invoke(
+            build_admin(), ["oauth-app", "set", "google", "--client-id", "x"],
+            env=stack.env("admin"), input=" \n",
+        )  # fmt: skip
+        assert empty.exit_code == 1
+        assert sql.execute("SELECT client_id FROM gateway.oauth_installation_app").fetchall() == [
+            {"client_id": "typed"}
+        ]
+        actions = [
+            json.loads(bytes(one["body"]))
+            for one in sql.execute(
+                "SELECT body FROM gateway.outbox WHERE topic = 'audit-recorded' AND workspace_id"
+                " IS NULL ORDER BY id"
+            ).fetchall()
+        ]
+        (said,) = [one for one in actions if one["action"] == "oauth_app.set"]
+        assert said["detail"] == {"client_id": "typed"}
+    finally:
+        admin("oauth-app", "remove", "google")
+    assert "no app" in admin("oauth-app", "remove", "google", code=1)

@@ -187,7 +187,8 @@ async def remove_app(provider: OAuthProvider, parts: PartsDep, caller: Writer) -
     status_code=status.HTTP_201_CREATED,
     responses=answers(
         problems.OAUTH_APP_MISSING, problems.OAUTH_REACHED_OTHERWISE, problems.NOT_FOUND,
-        problems.MAILBOX_DELETED, problems.POLICY_INVALID,
+        problems.MAILBOX_DELETED, problems.POLICY_INVALID, problems.HEADER_REFUSED,
+        problems.TEMPLATE_INVALID,
     ),
 )  # fmt: skip
 async def start_flow(
@@ -201,7 +202,8 @@ async def start_flow(
     separate = body.consents == "separate" or body.leg is not None
     grant = consent.find(provider, body.access, separate=separate)
     settings = body.mailbox or MailboxSettings()
-    mailbox_settings.starting_policy(settings, settings.provider or _USUAL[provider])
+    # What cannot be saved is better said before anybody consents.
+    mailbox_settings.columns(settings, _USUAL[provider], parts.clock.now())
     hint = body.login_hint
     if body.mailbox_id is not None:
         async with parts.db.transaction([caller.workspace_id]) as tx:
