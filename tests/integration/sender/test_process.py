@@ -23,8 +23,15 @@ QUICK = {
 }
 
 
-def publish(house: Stack, job: Job) -> None:
+def publish(house: Stack, *jobs: Job) -> None:
     """Tell `send-scheduled`, as the scheduler would."""
+    producer = Producer(house.kafka.client_config("scheduler"))
+    for job in jobs:
+        _publish(producer, job)
+    assert producer.flush(10) == 0
+
+
+def _publish(producer: Producer, job: Job) -> None:
     body = events.SendScheduled(
         workspace_id=job.workspace,
         job_id=job.public_id,
@@ -37,7 +44,6 @@ def publish(house: Stack, job: Job) -> None:
         slot_at=job.slot_at,
         not_after=job.not_after,
     )
-    producer = Producer(house.kafka.client_config("scheduler"))
     producer.produce(
         topics.SEND_SCHEDULED.name,
         key=job.mailbox,
@@ -52,7 +58,6 @@ def publish(house: Stack, job: Job) -> None:
             "content-type": "application/json",
         },
     )
-    assert producer.flush(10) == 0
 
 
 def running(house: Stack) -> bool:

@@ -15,9 +15,10 @@ answered AS (
     UPDATE sender.attempt AS a
     SET outcome = CAST(:outcome AS text), outcome_class = NULL, reason = :reason,
         provider_message_id = coalesce(CAST(:provider_message_id AS text), a.provider_message_id),
-        -- What is left of a draft is tidied away by whoever tidies all others.
+        -- What is left of a draft is tidied away with all others (`take_drafts.sql`), and at once:
+        -- no process of its own tries first.
         draft_left_at = CASE WHEN CAST(:outcome AS text) = 'unsent' AND a.draft IS NOT NULL
-            THEN clock_timestamp() ELSE a.draft_left_at END,
+            THEN '-infinity' ELSE a.draft_left_at END,
         finished_at = clock_timestamp()
     FROM settled AS d
     WHERE (a.workspace_id, a.job_id, a.fence) = (d.workspace_id, d.job_id, d.fence_no)
