@@ -196,6 +196,7 @@ async def app(
     parts: Parts = service.http.state.parts
     await parts.prober.close()
     await parts.pacing.close()
+    await parts.previewer.close()
     await parts.oauth.close()
     await parts.settling.close()
     parts.keys.close()

@@ -1,6 +1,6 @@
 """The steps of a campaign: contents with variants, files that go along, and their faults."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Self
 
@@ -140,6 +140,7 @@ async def set_steps(
         raise Problem(problems.STEPS_IN_USE)
     if not steps:
         return
+    before = set((await tx.execute(select(Step.position).where(*mine))).scalars())
     statement = upsert(Step)
     new = statement.excluded
     changed = (
@@ -176,7 +177,7 @@ async def set_steps(
             for position, step in enumerate(steps, 1)
         ],
     )
-    await _set_files(tx, caller, campaign_id, steps)
+    await _set_files(tx, caller, campaign_id, steps, before)
 
 
 async def read_steps(
@@ -316,8 +317,13 @@ async def _held_files(
 
 
 async def _set_files(
-    tx: AsyncConnection, caller: Caller, campaign_id: int, steps: Sequence[StepIn]
+    tx: AsyncConnection,
+    caller: Caller,
+    campaign_id: int,
+    steps: Sequence[StepIn],
+    before: Set[int],
 ) -> None:
+    """Have the steps name their files; those that were there before get a new version."""
     mine = (Step.workspace_id == caller.workspace_id, Step.campaign_id == campaign_id)
     by_position = {
         row.position: row.step_id
@@ -344,7 +350,7 @@ async def _set_files(
     await tx.execute(delete(StepAttachment).where(*of_mine, StepAttachment.step_id.in_(changed)))
     await tx.execute(
         update(Step)
-        .where(Step.workspace_id == caller.workspace_id, Step.step_id.in_(changed))
+        .where(*mine, Step.step_id.in_(changed), Step.position.in_(before))
         .values(version=Step.version + 1)
     )
     rows = [
