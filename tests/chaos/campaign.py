@@ -32,6 +32,8 @@ _PATIENCE_S: Final = 180.0
 _MARKER: Final = "chaos step {step}"
 _DAY_MINUTES: Final = 24 * 60
 _WINDOWS: Final = 45
+_PEOPLE: Final = 6000
+_PEOPLE_OF_SHORT: Final = 600
 # How the gateway calls the providers of the two kinds with an API.
 _PROVIDERS: Final = {"gmail": "google", "graph": "microsoft"}
 
@@ -83,7 +85,7 @@ def _policy(mailbox: Mailbox) -> dict[str, Any]:
         for start, end in mailbox.windows
     ]
     return {
-        "cadence_s": mailbox.cadence_s, "jitter_s": [1.2, 1.6], "grace_s": mailbox.grace_s,
+        "cadence_s": mailbox.cadence_s, "jitter_s": [2.1, 2.6], "grace_s": mailbox.grace_s,
         "hourly_cap": mailbox.hourly_cap, "daily_cap": mailbox.daily_cap,
         "ceiling_24h": mailbox.ceiling, "windows": windows, "ramp": None, "holidays": False,
         "health_floor": False, "cooldown": False, "stage_gate": None, "reroute": False,
@@ -119,6 +121,12 @@ class Customer:
         self._traffic = traffic
         stack = self._house.stack
         await asyncio.to_thread(stack.mailhost.clear)
+        # All recipients beforehand: an SMTP session that is kept open learns of no new account.
+        people = _PEOPLE_OF_SHORT if self._short else _PEOPLE
+        await asyncio.to_thread(
+            stack.mailhost.add_users,
+            [User(f"lead{n:06d}@example.test", PASSWORD) for n in range(1, people + 1)],
+        )
         await asyncio.to_thread(self._accounts_for, self.diary.mailboxes)
         admin = Admin(stack.env("admin"))
         made = await admin.json(
@@ -225,7 +233,6 @@ class Customer:
         """Import so many leads, a third into the campaign of capped mailboxes."""
         for name, share in (("long", count - count // 3), ("short", count // 3)):
             leads = self._draw(name, share, kind)
-            await self._house_in(leads)
             key = f"batch-{self._made}"
             await self.repeat(lambda n=name, rows=leads, k=key: self._import(n, rows, k))  # type: ignore[misc]
             self.diary.leads += leads
@@ -233,7 +240,6 @@ class Customer:
     async def publish(self, count: int) -> None:
         """Enroll so many leads from outside."""
         leads = self._draw("long", count, None)
-        await self._house_in(leads)
         emails = [one.email for one in leads]
         await asyncio.to_thread(self._traffic.enroll, PUBLISHER, self._campaigns["long"], emails)
         self.diary.leads += leads
@@ -248,23 +254,16 @@ class Customer:
             )
         await self._connect(spare)
 
-    async def _house_in(self, leads: list[Lead]) -> None:
-        people = [User(one.email, PASSWORD) for one in leads if one.kind not in ("unknown", "late")]
-        async with self._accounts:
-            await asyncio.to_thread(self._house.stack.mailhost.add_users, people)
-
     def _draw(self, campaign: str, count: int, only: str | None) -> list[Lead]:
         leads = []
         kinds, weights = list(KINDS), list(KINDS.values())
         drawn = [only] * count if only else self._rng.choices(kinds, weights, k=count)
         for kind in drawn:
             self._made += 1
+            local = "nobody" if kind == "unknown" else "lead"
             domain = "late.test" if kind == "late" else "example.test"
-            leads.append(
-                Lead(
-                    f"lead{self._made:06d}@{domain}", kind, campaign, 2 if campaign == "long" else 1
-                )
-            )
+            email = f"{local}{self._made:06d}@{domain}"
+            leads.append(Lead(email, kind, campaign, 2 if campaign == "long" else 1))
         return leads
 
     async def _import(self, campaign: str, leads: Iterable[Lead], key: str) -> None:

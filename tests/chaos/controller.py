@@ -11,8 +11,10 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
+import httpx
 import psycopg
 
 from paceline_common import failpoints, topics
@@ -53,6 +55,17 @@ class Tally:
     open: Open | None = None
     phase: str = "starting"
     rested: bool = False
+
+
+@dataclass(slots=True)
+class _Standing:
+    """An order to a service to die at a point; `victim` is who took it."""
+
+    point: Point
+    service: str
+    order: Path
+    again_at: float = 0.0
+    victim: Instance | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +113,7 @@ class Controller:
         self.points: list[Point] = [
             one for one in failpoints.declared() if plan.aim is None or one.name in plan.aim
         ]
-        self._missed: dict[str, float] = {}
-        self._in_flight: set[str] = set()
+        self._standing: dict[str, _Standing] = {}
         self._expected: set[int] = set()
         self._done = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -122,7 +134,13 @@ class Controller:
         tally.phase = "chaos"
         around = [
             asyncio.create_task(one)
-            for one in (self._respawn(), self._load(ledger), people.live(), self._watch(ledger))
+            for one in (
+                self._respawn(),
+                self._collect(),
+                self._load(ledger),
+                people.live(),
+                self._watch(ledger),
+            )
         ]
         try:
             workers = [self._aim(group) for group in GROUPS]
@@ -165,18 +183,23 @@ class Controller:
     # ---- kills
 
     async def _aim(self, group: tuple[str, ...]) -> None:
-        """Kill one service of a group after the other, each at the least killed transition."""
+        """Kill one service of a group after the other, each at the least killed transition.
+
+        An order that nobody takes soon stands until somebody does; meanwhile others are given.
+        """
         while self.tally.kills < self._wanted:
             point = self._choose(group)
             if point is None:
                 await asyncio.sleep(0.3)
                 continue
-            service = point.service or self._rng.choice(group)
-            self._in_flight.add(point.key)
-            try:
-                victim = await self._order(service, point)
-            finally:
-                self._in_flight.discard(point.key)
+            standing = self._standing.get(point.key)
+            if standing is None:
+                service = point.service or self._rng.choice(group)
+                order = self._house.order(service, point.name, "kill")
+                standing = self._standing[point.key] = _Standing(point, service, order)
+            standing.again_at = time.monotonic() + _AGAIN_S
+            self._keep(asyncio.create_task(self._stir(standing.service, point)))
+            victim = await self._taken(standing)
             if victim is not None:
                 await self._back(victim)
             if self._plan.aim is None and self._rng.random() < 0.1:
@@ -184,42 +207,42 @@ class Controller:
 
     def _choose(self, group: tuple[str, ...]) -> Point | None:
         now = time.monotonic()
+        killed = self.tally.transitions
         mine = [
             one
             for one in self.points
-            if one.key not in self._in_flight
-            and (one.service in group or not one.service)
-            and self._missed.get(one.key, 0.0) <= now
+            if (one.service in group or not one.service)
+            and (one.key not in self._standing or self._standing[one.key].again_at <= now)
         ]
-        left = self._wanted - self.tally.kills
-        if left <= sum(max(0, LEAST - self.tally.transitions[one.key]) for one in self.points):
+        deficit = sum(max(0, LEAST - killed[one.key]) for one in self.points)
+        if self._wanted - self.tally.kills <= deficit and self._wanted >= LEAST * len(self.points):
             # The rest belongs to those that have not had their share.
-            mine = [one for one in mine if self.tally.transitions[one.key] < LEAST] or (
-                mine if self._wanted < LEAST * len(self.points) else []
-            )
+            mine = [one for one in mine if killed[one.key] < LEAST]
         if not mine:
             return None
-        least = min(self.tally.transitions[one.key] for one in mine)
-        return self._rng.choice([one for one in mine if self.tally.transitions[one.key] == least])
+        least = min(killed[one.key] for one in mine)
+        return self._rng.choice([one for one in mine if killed[one.key] == least])
 
-    async def _order(self, service: str, point: Point) -> Instance | None:
-        """Order a kill and wait until somebody has died of it; return who, None if nobody did."""
-        order = self._house.order(service, point.name, "kill")
-        stirred = asyncio.create_task(self._stir(service, point))
-        self._keep(stirred)
+    async def _taken(self, standing: "_Standing") -> Instance | None:
+        """Wait a moment for somebody to die of an order; return who, None if nobody did yet."""
         deadline = time.monotonic() + _TAKEN_S
         while time.monotonic() < deadline:
-            if (victim := self._house.taken(order)) is not None:
-                self._count(point)
-                return victim
+            if standing.victim is not None:
+                return standing.victim
             await asyncio.sleep(0.05)
-        order.unlink(missing_ok=True)
-        await asyncio.sleep(0.05)
-        if (victim := self._house.taken(order)) is not None:
-            self._count(point)
-            return victim
-        self._missed[point.key] = time.monotonic() + _AGAIN_S
         return None
+
+    async def _collect(self) -> None:
+        """Note who has taken which order, until cancelled."""
+        while True:
+            for key, standing in list(self._standing.items()):
+                victim = self._house.taken(standing.order)
+                if victim is not None:
+                    del self._standing[key]
+                    standing.victim = victim
+                    self._expected.update(victim.pids)
+                    self._count(standing.point)
+            await asyncio.sleep(0.05)
 
     def _count(self, point: Point) -> None:
         self.tally.kills += 1
@@ -328,7 +351,17 @@ class Controller:
             case "send-deferred":
                 return faults.inject("cut_in_message")
             case "send-in-doubt" | "sender.after_abandoned" | "issue-raised":
-                return self._abandon()
+                return self._abandon("sender.after_mail_from")
+            case "sender.before_destroy" | "sender.after_destroy":
+                return self._abandon("sender.after_claim")
+            case "sender.before_settle_commit" | "sender.after_settle":
+                return self._abandon("sender.after_claim")
+            case "sender.draft_destroyed":
+                return faults.inject("pause_campaign")
+            case "sender.token_refreshed" | "sender.token_stored":
+                return self._expire_tokens()
+            case "reply.token_refreshed" | "reply.token_stored":
+                return self._expire_tokens()
             case "gateway.before_suppress_commit" | "gateway.after_suppress_commit":
                 return faults.inject("suppress")
             case "gateway.before_suspend_commit" | "gateway.after_suspend_commit":
@@ -344,16 +377,22 @@ class Controller:
             case _:
                 return None
 
-    async def _abandon(self) -> None:
+    async def _abandon(self, name: str) -> None:
         """Kill a sender between claim and answer, so that its try is found abandoned."""
-        order = self._house.order("sender", "sender.after_mail_from", "kill")
-        deadline = time.monotonic() + _TAKEN_S
-        while time.monotonic() < deadline:
-            if self._house.taken(order) is not None:
-                self._count(next(one for one in self.points if one.name == order.name))
-                return
-            await asyncio.sleep(0.05)
-        order.unlink(missing_ok=True)
+        point = next((one for one in self.points if one.name == name), None)
+        if point is not None and point.key not in self._standing:
+            order = self._house.order("sender", name, "kill")
+            again_at = time.monotonic() + _AGAIN_S
+            self._standing[point.key] = _Standing(point, "sender", order, again_at)
+
+    async def _expire_tokens(self) -> None:
+        """Have every access token at the providers run out."""
+        for box in self._customer.diary.mailboxes:
+            if box.kind != "smtp":
+                twin = self._house.stack.twins[box.kind]  # type: ignore[index]
+                path = f"mailboxes/{box.email}/tokens"
+                with suppress(httpx.HTTPError):
+                    await asyncio.to_thread(twin.control, "POST", path, {"do": "expire"})
 
     async def _leave_leases(self) -> None:
         """Stop every sender for longer than a lease."""

@@ -24,7 +24,7 @@ class Mailbox:
     kind: str
     mailbox_id: str = ""
     cadence_s: float = 1.0
-    grace_s: float = 1.0
+    grace_s: float = 2.0
     hourly_cap: int | None = None
     daily_cap: int | None = None
     ceiling: int | None = None

@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 import httpx
 import msgspec
 
-from paceline_common import ids, telemetry
+from paceline_common import failpoints, ids, telemetry
 from paceline_common.clock import Clock
 from paceline_common.db import Database, Queries
 from paceline_common.keys import KeyDenied, KeyService, SealBroken
@@ -160,10 +160,12 @@ class Doors:
             case None:
                 return ImapSource(lambda: self.session(access, threads), self._settings.poll_s)
 
-    def _store(self, workspace_id: int, mailbox_id: int, credential_version: int) -> SealedTokens:
-        return SealedTokens(
-            self._db, self._keys, "read", workspace_id=workspace_id, mailbox_id=mailbox_id,
-            credential_version=credential_version,
+    def _store(self, workspace_id: int, mailbox_id: int, credential_version: int) -> TokenStore:
+        return _Store(
+            SealedTokens(
+                self._db, self._keys, "read", workspace_id=workspace_id, mailbox_id=mailbox_id,
+                credential_version=credential_version,
+            )
         )  # fmt: skip
 
     async def _opened(self, workspace_id: int, mailbox_id: int, sealed: bytes) -> dict[str, Any]:
@@ -240,6 +242,22 @@ class _Unkept:
 
     async def replace(self, seen_version: int, tokens: Mapping[str, Any]) -> Mapping[str, Any]:
         return {**tokens, "version": seen_version + 1}
+
+
+@dataclass(frozen=True, slots=True)
+class _Store:
+    """Refreshed tokens in Postgres, with the places where a test may end the process."""
+
+    tokens: SealedTokens
+
+    async def load(self) -> Mapping[str, Any] | None:
+        return await self.tokens.load()
+
+    async def replace(self, seen_version: int, tokens: Mapping[str, Any]) -> Mapping[str, Any]:
+        failpoints.hit("reply.token_refreshed")
+        stored = await self.tokens.replace(seen_version, tokens)
+        failpoints.hit("reply.token_stored")
+        return stored
 
 
 def _granted(tokens: GrantTokens | None) -> GrantTokens:

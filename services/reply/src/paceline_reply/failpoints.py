@@ -6,5 +6,7 @@ from typing import Final
 FAILPOINTS: Final[Mapping[str, str]] = {
     "reply.before_inbound_commit": "a message's effect and its cursor are written, not committed",
     "reply.after_inbound_commit": "a message's effect and its cursor are committed",
+    "reply.token_refreshed": "a grant has new tokens, not stored",
+    "reply.token_stored": "a grant's new tokens are committed",
     "reply.after_cursor_placed": "a mailbox's first place, or a new one, is committed",
 }
