@@ -47,7 +47,7 @@ async def test_a_slot_becomes_one_submission_at_its_time(
     (sent,) = world.events("sent")
     assert sent.message_id == parsed["Message-ID"]
     assert sent.enrollment_id == ids.encode("enr", enrollment["enrollment_id"])
-    assert transport.sessions[0].closed
+    await until(lambda: transport.sessions[0].closed, "closed")
 
 
 SLOW_CLAIM = """
