@@ -118,6 +118,29 @@ async def test_a_follow_up_stays_in_the_conversation_and_names_what_was_really_s
         assert box.calls("createReply") == 1
 
 
+async def test_a_step_with_a_subject_of_its_own_is_another_conversation(
+    world: World, box: Api, run: Run
+) -> None:
+    await box.connect()
+    sender = await run()
+    enrollment = world.lead("bob@example.test", company="Acme")
+    await sent(world, sender, enrollment=enrollment)
+    world.rows(
+        "UPDATE gateway.step SET subject = 'Another matter'"
+        " WHERE workspace_id = %s AND position = 2",
+        world.workspace_id,
+    )
+    await sent(world, sender, step=2, enrollment=enrollment)
+    _, after = box.sent()
+    assert after["Subject"] == "Another matter"
+    assert after["In-Reply-To"] is None
+    assert after["References"] is None
+    assert box.calls("createReply") == 0
+    one, other = box.twin.truth
+    name = "thread_id" if box.kind == "gmail" else "conversation_id"
+    assert getattr(one, name) != getattr(other, name)
+
+
 async def test_another_mailbox_is_not_given_this_ones_ids(world: World, box: Api, run: Run) -> None:
     await box.connect()
     sender = await run()
