@@ -89,3 +89,31 @@ def test_mailboxes_from_before_have_their_provider_and_day_of_connect(scratch: s
         (host, domain, derive("smtp", domain, host), None, True) for host, domain in MAILBOXES
     ]
     assert forced is True
+
+
+def test_mailboxes_from_before_keep_their_servers_and_credentials_by_leg(scratch: str) -> None:
+    revise(scratch, "2026-11-20-0900_create_schema")
+    with psycopg.connect(scratch, autocommit=True) as superuser:
+        superuser.execute("INSERT INTO gateway.workspace (name) VALUES ('one')")
+        superuser.execute(
+            "INSERT INTO gateway.mailbox (workspace_id, email, domain, kind, smtp, imap,"
+            " smtp_credential, imap_credential)"
+            " VALUES (1, 'ann@acme.test', 'acme.test', 'smtp', '{\"host\": \"a\"}', '{}', 's', 'i')"
+        )
+    revise(scratch, "2026-11-20-1200_add_pacing_settings")
+    revise(scratch, "2026-11-20-1300_add_oauth")
+    with psycopg.connect(scratch, autocommit=True) as superuser:
+        row = superuser.execute(
+            "SELECT kind, smtp, send_credential, read_credential, send_credential_version,"
+            " read_credential_version, send_oauth, read_oauth FROM gateway.mailbox"
+        ).fetchone()
+        assert row == ("smtp", {"host": "a"}, b"s", b"i", 1, 1, None, None)
+        # From now on a mailbox may have no servers, but then it has grants.
+        with pytest.raises(psycopg.errors.CheckViolation):
+            superuser.execute("UPDATE gateway.mailbox SET kind = 'gmail'")
+        with pytest.raises(psycopg.errors.CheckViolation):
+            superuser.execute("UPDATE gateway.mailbox SET imap = NULL")
+        superuser.execute(
+            "UPDATE gateway.mailbox SET kind = 'graph', smtp = NULL, imap = NULL,"
+            " send_oauth = '{}', read_oauth = '{}'"
+        )

@@ -563,6 +563,19 @@ async def test_servers_can_be_signed_in_to_with_a_grant(
     assert bodies["send"]["oauth"]["account"]
 
 
+async def test_servers_of_ones_own_are_signed_in_to_with_the_grant_too(
+    tenant: Tenant, browser: Browser, peers: Peers
+) -> None:
+    await use_app(tenant, "google")
+    mailbox = await connected(
+        tenant, browser, access="servers",
+        smtp={"host": "relay.north.test", "port": 587, "tls": "starttls", "auth": "oauthbearer"},
+        imap={"host": "imap.north.test", "port": 993},
+    )  # fmt: skip
+    assert (mailbox["smtp"]["host"], mailbox["smtp"]["auth"]) == ("relay.north.test", "oauthbearer")
+    assert (mailbox["imap"]["host"], mailbox["imap"]["auth"]) == ("imap.north.test", "xoauth2")
+
+
 async def test_the_installations_app_serves_workspaces_without_their_own(
     tenant: Tenant, browser: Browser, admin: Any, tmp_path: Any, sender_keys: KeyService
 ) -> None:
@@ -625,6 +638,7 @@ async def test_a_flow_that_cannot_fit_is_refused_at_once(tenant: Tenant) -> None
     for body in (
         {"leg": "send"},
         {"access": "full", "smtp": {"host": "x.test", "port": 465}},
+        {"access": "servers", "smtp": {"host": "x.test", "port": 465, "auth": "plain"}},
         {"mailbox": {"policy": {"cadence_s": -1}}},
         {"mailbox": {"message": {"headers": [{"name": "Message-ID", "value": "x"}]}}},
         {"access": "everything"},

@@ -178,9 +178,9 @@ def _draft(
         for name, filled, leg in (("smtp", preset.smtp, "send"), ("imap", preset.imap, "read")):
             server = getattr(wanted, name)
             if server is None and filled is not None:
-                server = ServerSettings(
-                    host=filled.host, port=filled.port, tls=filled.tls, auth="xoauth2"
-                )
+                server = ServerSettings(host=filled.host, port=filled.port, tls=filled.tls)
+            if server.auth == "auto":
+                server = server.model_copy(update={"auth": "xoauth2"})
             if leg in legs:
                 legs[leg] = replace(legs[leg], server=stored(server, email))
     if whose.row is None:

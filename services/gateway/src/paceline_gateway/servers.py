@@ -28,8 +28,7 @@ class ServerSettings(BaseModel):
     )
     auth: Auth = Field(
         default="auto",
-        description="`auto`: PLAIN, else LOGIN, else CRAM-MD5; with a grant XOAUTH2, else "
-        "OAUTHBEARER.",
+        description="`auto`: PLAIN, else LOGIN, else CRAM-MD5; in the clear CRAM-MD5 first.",
     )
     tls_min: TlsVersion = Field(default="1.2", description="The oldest version of TLS to speak.")
     tls_verify: bool = Field(

@@ -91,7 +91,9 @@ class FlowIn(BaseModel):
     leg: Literal["send", "read"] | None = None
     mailbox: MailboxSettings | None = None
     smtp: ServerSettings | None = Field(
-        default=None, description="With `servers`; the provider's own if left out."
+        default=None,
+        description="With `servers`; the provider's own if left out. `auth` is `xoauth2` "
+        "unless it says `oauthbearer`.",
     )
     imap: ServerSettings | None = None
 
@@ -103,6 +105,9 @@ class FlowIn(BaseModel):
             raise ValueError("leg: a new mailbox needs both")
         if self.access != "servers" and (self.smtp or self.imap):
             raise ValueError("smtp, imap: only with access `servers`")
+        for server in (self.smtp, self.imap):
+            if server is not None and server.auth not in ("auto", "xoauth2", "oauthbearer"):
+                raise ValueError("auth: a grant signs in by xoauth2 or oauthbearer")
         return self
 
 
