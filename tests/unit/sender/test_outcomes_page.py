@@ -66,7 +66,9 @@ def test_every_decision_that_can_be_taken_is_told(at_sender: bool, by_grant: boo
     for (kind, meaning), wish, history in itertools.product(
         POSSIBLE, (None, now + timedelta(hours=3)), histories
     ):
-        answer = Answer(kind, meaning, retry_at=wish, at_sender=at_sender, by_grant=by_grant)  # type: ignore[arg-type]
+        # Before MAIL FROM nothing is said about the sender.
+        told_of = at_sender and kind != "unsent"
+        answer = Answer(kind, meaning, retry_at=wish, at_sender=told_of, by_grant=by_grant)  # type: ignore[arg-type]
         decision = decide(answer, history, now, random.Random(1))
         hold = decision.hold.reason if decision.hold else None
         assert (decision.outcome, decision.outcome_class, hold) in told, answer

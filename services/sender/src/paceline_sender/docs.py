@@ -111,7 +111,7 @@ CASES: Final[tuple[Case, ...]] = (
     _case("a limit is reached, a time is named", "deferred", "limit", retry_at=_WISH),
     _case("signed out", "deferred", "auth"),
     _case("signed out, a grant", "deferred", "auth", by_grant=True),
-    _case("the account is stopped, a grant", "deferred", "auth", by_grant=True, at_sender=True),
+    _case("signed in, but the account is stopped", "deferred", "auth", at_sender=True),
     _case("no answer to a whole message", "in_doubt", "ambig"),
     _case("not signed in", "unsent", "auth"),
     _case("not signed in, a grant", "unsent", "auth", by_grant=True),

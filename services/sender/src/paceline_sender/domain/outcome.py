@@ -188,8 +188,10 @@ def _refused(answer: Answer, history: History, now: datetime, rng: random.Random
 
 
 def _signed_out(answer: Answer) -> HoldReason:
-    # An account that its provider has stopped is not mended by a new consent.
-    return "grant_revoked" if answer.by_grant and not answer.at_sender else "auth_failed"
+    if answer.at_sender:
+        # It was signed in: doing that again proves nothing, so nobody tries by himself.
+        return "sender_refused"
+    return "grant_revoked" if answer.by_grant else "auth_failed"
 
 
 def _throttled(until: datetime, now: datetime) -> Hold | None:
@@ -208,6 +210,9 @@ REMEDIES: Final[dict[HoldReason, str]] = {
     "grant_revoked": "The provider no longer honours the grant: connect the mailbox again.",
     "connect_failed": "The server cannot be reached: check host, port and TLS mode.",
     "limited": "The provider's sending limit is reached: the mailbox waits until it is lifted.",
-    "sender_refused": "The server does not let this mailbox send from its address.",
+    "sender_refused": (
+        "The server lets this mailbox sign in but not send, or not from its address: its provider"
+        " has to lift that."
+    ),
     "credential_unreadable": "The stored credential cannot be opened: connect the mailbox again.",
 }
