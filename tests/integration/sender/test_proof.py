@@ -517,8 +517,10 @@ async def test_a_doubt_is_held_by_a_living_process_and_free_when_it_falls_silent
             " (SELECT looking_by FROM sender.doubt WHERE job_id = %s)",
             job.job_id,
         )
+        second = asyncio.create_task(other.look())
+        await until(lambda: len(bench.provider.looked) == 2, "another looks")
         bench.provider.looking.set()
-        assert await other.look() == 1
+        assert await second == 1
         await stuck
     finally:
         bench.provider.looking.set()
