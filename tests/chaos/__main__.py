@@ -31,7 +31,6 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 
 REPORT: Final = "report.json"
 BROKEN: Final = 1
-_PATIENCE_S: Final = 240.0
 _RUN: Final = default_run()
 RunDir = Annotated[
     Path, typer.Option("--run", help="directory of the stack and its report", envvar="CHAOS_RUN")
@@ -98,6 +97,7 @@ def run(
     aim: Annotated[str | None, typer.Option(help="only these failpoints, by commas")] = None,
     faults: Annotated[str | None, typer.Option(help="only these faults, by commas")] = None,
     rounds: Annotated[int, typer.Option(min=0, help="how many faults at least")] = 0,
+    patience: Annotated[float, typer.Option(help="seconds to wait for rest")] = 240.0,
 ) -> None:
     """Run chaos; exit 0 when every promise held, 1 when one did not, 3 when it could not run."""
     # SIGTERM ends it as Ctrl-C does: in order.
@@ -110,7 +110,7 @@ def run(
     try:
         with Board(console, kills, quiet=as_json) as board:
             house.up(board.say)
-            asyncio.run(_drive(house, plan, board))
+            asyncio.run(_drive(house, plan, board, patience))
             verdict = subprocess.run(
                 [sys.executable, "-m", "tests.chaos", "verdict", "--run", str(folder), "--json"],
                 check=False, stdout=subprocess.PIPE, text=True,
@@ -130,11 +130,11 @@ def _listed(names: str | None) -> list[str] | None:
     return None if names is None else [name for name in names.split(",") if name]
 
 
-async def _drive(house: House, plan: Plan, board: Board) -> None:
+async def _drive(house: House, plan: Plan, board: Board, patience_s: float) -> None:
     customer = Customer(house, random.Random(f"{plan.seed} customer"), is_short=plan.is_short)
     controller = Controller(house, customer, plan, board.show)
     try:
-        tally = await controller.run(_PATIENCE_S)
+        tally = await controller.run(patience_s)
     finally:
         await customer.close()
         customer.diary.write(_evidence(house.stack.layout.run) / "diary.json")

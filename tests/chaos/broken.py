@@ -17,6 +17,8 @@ from tests.mutants.__main__ import ROOT, Tree
 CATALOG: Final = Path(__file__).with_name("broken.toml")
 _PATIENCE_S: Final = 600
 _SHOWN: Final = 4
+# A breach shows before all of the load has left.
+_REST_S: Final = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ def judge(build: Build, run: Path) -> Found:
                 sys.executable, "-m", "tests.chaos", "run", "--run", str(run), "--keep", "--json",
                 "--kills", str(build.kills), "--rounds", str(build.rounds),
                 "--aim", ",".join(build.aim), "--faults", ",".join(build.faults),
+                "--patience", str(_REST_S),
             ],
             cwd=copy, env=_environment(copy), timeout=_PATIENCE_S, check=False,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
