@@ -27,6 +27,7 @@ from tests.twins.wire import FaultKind
 from paceline_common import ids
 from paceline_common.clock import Clock
 from paceline_common.keys import KeyDenied, KeyService, SealBroken
+from paceline_gateway import oauth_flow
 from paceline_gateway.app import build
 from paceline_gateway.parts import Parts
 from paceline_gateway.settings import GatewaySettings
@@ -303,8 +304,51 @@ async def test_a_flow_that_takes_too_long_is_over(
     page = await browser.open(back)
     assert (page.status, page.problem) == (410, "oauth_flow_expired")
     assert (await browser.open(late["start_url"])).problem == "oauth_flow_expired"
-    assert (await state(tenant, made))["state"] == "expired"
+    found = await state(tenant, made)
+    assert (found["state"], found["problem"]["code"]) == ("expired", "oauth_flow_expired")
     assert "token" not in twins.google.calls
+
+
+async def test_what_nobody_finished_is_ended_and_forgotten(
+    tenant: Tenant, browser: Browser, parts: Parts
+) -> None:
+    await use_app(tenant, "google")
+    made = await flow(tenant, "google", login_hint=ANN, consents="separate")
+    back = await browser.until(made["start_url"], "/oauth/callback/google")
+    assert (await browser.step(back)).is_redirect
+    held = "SELECT held_credential FROM gateway.oauth_flow WHERE workspace_id = %s"
+    [row] = tenant.rows(held, tenant.number)
+    assert row["held_credential"] is not None
+    clock = Later(parts.clock)
+    parts.clock = clock
+    clock.ahead_s = parts.settings.oauth_flow_s + 60
+    await oauth_flow.tidy(parts)
+    [row] = tenant.rows(held, tenant.number)
+    assert row["held_credential"] is not None, "somebody may be at the test still"
+    before = await state(tenant, made)
+    clock.ahead_s += 300
+    await oauth_flow.tidy(parts)
+    [row] = tenant.rows(held, tenant.number)
+    assert row["held_credential"] is None
+    after = await state(tenant, made)
+    assert (after["state"], after["problem"]) == ("expired", before["problem"])
+    clock.ahead_s += 31 * 86_400
+    await oauth_flow.tidy(parts)
+    assert tenant.rows(held, tenant.number) == []
+    states = "SELECT 1 FROM gateway.oauth_state WHERE workspace_id = %s"
+    assert tenant.rows(states, tenant.number) == []
+
+
+async def test_a_providers_words_are_shown_as_words(tenant: Tenant, browser: Browser) -> None:
+    await use_app(tenant, "google")
+    made = await flow(tenant, "google", login_hint=ANN)
+    back = await browser.until(made["start_url"], "/oauth/callback/google")
+    own = dict(one.split("=") for one in urlsplit(back).query.split("&"))["state"]
+    words = urlencode({"error": "access_denied", "error_description": "<script>alert(1)</script>"})
+    page = await browser.open(f"{PUBLIC}/oauth/callback/google?state={own}&{words}")
+    assert "<script>" not in page.text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page.text
+    assert "default-src 'none'" in page.headers["content-security-policy"]
 
 
 async def test_a_revoked_key_takes_its_flows_along(

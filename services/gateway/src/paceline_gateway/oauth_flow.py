@@ -6,6 +6,7 @@ for that browser and for one way back. Whatever ends a flow is kept with it, in 
 provider's own words and with what to do.
 """
 
+import asyncio
 import hashlib
 import hmac
 import secrets
@@ -33,6 +34,9 @@ from paceline_gateway.store.tables import ApiKey, OAuthFlow, OAuthState, Workspa
 
 _SECRET_BYTES: Final = 32
 _KEPT: Final = timedelta(days=30)
+_TIDY_EVERY_S: Final = 60.0
+# Who consented in the last moment may still be at the connection test.
+_TESTING: Final = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +71,6 @@ async def create(
         found = await find_app(tx, caller.workspace_id, grant.provider)
         if found is None:
             raise Problem(problems.OAUTH_APP_MISSING)
-        await tx.execute(
-            delete(OAuthFlow).where(
-                OAuthFlow.workspace_id == caller.workspace_id, OAuthFlow.created_at < now - _KEPT
-            )
-        )
         number: int = (
             await tx.execute(
                 insert(OAuthFlow)
@@ -279,7 +278,7 @@ async def fail(
         values["admin_consent"] = "wanted"
         base = parts.settings.public_url.rstrip("/")
         more["admin_consent_url"] = f"{base}/oauth/admin-consent/{public}"
-    told = {"code": kind.code, "title": kind.title, "detail": words, "remedy": remedy, **more}
+    told = _told(kind, words, remedy) | more
     async with parts.db.transaction([flow.workspace_id]) as tx:
         await _set(
             tx, flow, state="failed", problem=told, finished_at=parts.clock.now(), held=None,
@@ -290,12 +289,44 @@ async def fail(
     return Problem(replace(kind, remedy=remedy), words, **more)
 
 
-def state_of(flow: Row[Any], now: datetime) -> str:
-    """Return a flow's state; one that nobody finished in time is `expired`."""
-    if flow.finished_at is None and now >= flow.expires_at:
-        return "expired"
-    state: str = flow.state
-    return state
+def standing(flow: Row[Any], now: datetime) -> tuple[str, dict[str, Any] | None]:
+    """Return a flow's state and problem; one that nobody finished in time is `expired`."""
+    over = _told(problems.OAUTH_FLOW_EXPIRED)
+    if flow.problem == over or (flow.finished_at is None and now >= flow.expires_at):
+        return "expired", over
+    return flow.state, flow.problem
+
+
+async def tidy_when_due(parts: Parts) -> None:
+    """End what nobody finished, for the life of the process."""
+    while True:
+        await tidy(parts)
+        await asyncio.sleep(_TIDY_EVERY_S)
+
+
+async def tidy(parts: Parts) -> None:
+    """End flows whose time is over, destroying what they hold; forget those of long ago."""
+    now = parts.clock.now()
+    async with parts.db.transaction(worker=True) as tx:
+        await tx.execute(
+            update(OAuthFlow)
+            .where(OAuthFlow.finished_at.is_(None), OAuthFlow.expires_at < now - _TESTING)
+            .values(
+                state="failed", problem=_told(problems.OAUTH_FLOW_EXPIRED), finished_at=now,
+                held=None, held_credential=None,
+            )
+        )  # fmt: skip
+        await tx.execute(delete(OAuthFlow).where(OAuthFlow.created_at < now - _KEPT))
+
+
+def _told(kind: ProblemType, words: str | None = None, remedy: str | None = None) -> dict[str, Any]:
+    """Return a problem as a flow is kept with it."""
+    return {
+        "code": kind.code,
+        "title": kind.title,
+        "detail": words or kind.title,
+        "remedy": remedy or kind.remedy,
+    }
 
 
 async def _lock(tx: AsyncConnection, workspace_id: int, flow_id: int) -> Row[Any]:

@@ -156,6 +156,8 @@ async def list_apps(parts: PartsDep, caller: Reader) -> list[AppOut]:
 @router.put("/apps/{provider}", operation_id="setOAuthApp", responses=answers())
 async def set_app(provider: OAuthProvider, body: AppIn, parts: PartsDep, caller: Writer) -> AppOut:
     """Use an OAuth app of the workspace's own from now on; connected mailboxes keep theirs."""
+    if body.tenant is not None and provider != "microsoft":
+        raise Problem(problems.REQUEST_INVALID, "tenant: only Microsoft has tenants")
     secret = body.client_secret.get_secret_value()
     sealed = await app_secret.seal_for_workspace(parts.keys, caller.workspace_id, provider, secret)
     values = {
@@ -255,11 +257,13 @@ async def _flow(parts: Parts, workspace_id: int, number: int) -> FlowOut:
         ).one_or_none()
     if row is None:
         raise Problem(problems.NOT_FOUND, "there is no such flow in this workspace")
+    state, problem = oauth_flow.standing(row, parts.clock.now())
     return FlowOut.model_validate(
         {
             **row._mapping,
             "id": ids.encode("flow", row.flow_id),
-            "state": oauth_flow.state_of(row, parts.clock.now()),
+            "state": state,
+            "problem": problem,
             "mailbox_id": public("mbx", row.mailbox_id),
         }
     )
