@@ -246,3 +246,56 @@ async def test_a_node_told_not_to_reroute_keeps_what_it_had_leased(
             break
     suspend(sender, 1)
     assert world.one("SELECT state, sticky, mailbox_id FROM send_job") == ("queued", True, 1)
+
+
+@pytest.mark.parametrize("after_s", [2, None])
+async def test_a_failed_nodes_leases_fall_to_the_next_tier_where_the_campaign_allows(
+    world: World, house: House, sender: "psycopg.Connection[Any]", after_s: int | None
+) -> None:
+    """The only mailbox of the first tier fails with a lease: past the tier's time the job goes from
+    the second tier, in its place; without one it waits, and goes from its own once that is back."""
+    world.mailbox(1, pool=1)
+    world.mailbox(2, pool=2)
+    world.campaign(pool=1)
+    world.sql("INSERT INTO gateway.campaign_tier (workspace_id, campaign_id, tier, position,"
+              " pool_id) VALUES (%s, 5, 2, 1, 2)", WS)  # fmt: skip
+    world.sql("UPDATE gateway.campaign SET tier_after_s = ARRAY[%s, NULL]::integer[]", after_s)
+    await house.enroll(*(world.lead(f"p{n}@x.test") for n in range(2)))
+    # In the order of their numbers, and due just now: the tier's time has not run out.
+    world.sql("UPDATE send_job SET due_at = now() - (3 - job_id) * interval '1 ms'")
+    await house.state.rebuild(WS)
+    for _ in until():
+        await house.pacer.tell_changes()
+        await house.pacer.reserve_ready(math.inf)
+        if world.one("SELECT count(*) FROM slot"):
+            break
+    (job, mailbox), *_ = world.sql("SELECT job_id, mailbox_id FROM slot ORDER BY reserved_at")
+    assert (job, mailbox) == (1, 1)
+    suspend(sender, 1)
+    assert world.one("SELECT state FROM send_job WHERE job_id = 1") == "queued"
+    back = after_s is None
+    for _ in until(20):
+        await house.pacer.tell_changes()
+        await house.pacer.reserve_ready(math.inf)
+        world.sql("UPDATE mailbox_budget SET outstanding = 0")
+        waited = world.one("SELECT now() - max(opened_at) > interval '3 s' FROM suspension")
+        if back and waited:
+            assert world.one("SELECT count(*) FROM slot WHERE mailbox_id = 2") == 0
+            sender.execute("SELECT scheduler.resume(%s, 'mailbox', 1, %s, 'x')", (WS, REASON))
+            back = False
+        if world.one("SELECT count(*) FROM slot WHERE fence = 2"):
+            break
+    due, slot, served, pool = world.sql(
+        "SELECT j.due_at, s.slot_at, s.mailbox_id, j.pool_id FROM slot AS s JOIN send_job AS j"
+        " USING (workspace_id, job_id) WHERE s.job_id = 1 AND s.fence = 2"
+    )[0]
+    if after_s is None:
+        assert (served, pool) == (1, 1)
+    else:
+        assert (served, pool) == (2, 2)
+        assert (slot - due).total_seconds() >= after_s
+    # A lease of before is worth nothing.
+    refused = sender.execute(
+        "SELECT reason FROM scheduler.claim_send(%s, %s, %s)", ([WS], [1], [1])
+    ).fetchall()
+    assert refused == [("stale_fence",)]
