@@ -237,6 +237,12 @@ def test_a_chain_begins_with_the_first_and_ends_with_the_last(numbers: list[int]
         assert thread.references[0] == sent[0].message_id
 
 
+def test_a_chain_that_is_too_long_keeps_the_first_and_the_latest() -> None:
+    ids = [f"<{n}@one.test>" for n in range(MAX_REFERENCES + 9)]
+    thread = conversation.thread("Re: Hello", [SentMessage(one, "Hello") for one in ids])
+    assert thread == Thread(ids[-1], (ids[0], *ids[10:]))
+
+
 @pytest.mark.parametrize(
     ("own", "first", "expected"),
     [

@@ -1,6 +1,7 @@
 """Octets that say something else than was meant are never sent."""
 
 import base64
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -19,7 +20,7 @@ WHOLE = replace(
     PARTS,
     from_name="Änn",
     subject="=?utf-8?q?Hello?=",
-    text="Hi Bob\n" + "a line that is too long for one " * 4,
+    text="Hi Bob\n" + "one " * 400,
     headers=(("X-Note", "größer so sehr, so sehr"),),
     attachments=(IMAGE, REPORT),
     thread=Thread("<2@one.test>", ("<1@one.test>", "<2@one.test>")),
@@ -65,7 +66,7 @@ def test_what_was_built_reads_back() -> None:
         (b"Hi Bob\r\n", b"Hi Eve\r\n"),
         (b"Hi Bob\r\n", b"Hi Bob\n"),
         (b"Hi Bob\r\n", b"Hi Bob\r\r\n"),
-        (b"=\r\n", b"=\n"),
+        (b"one =\r\n", b"one =\n"),
         (b"Hi Bob\r\n", b"Hi Bob\0\r\n"),
         (b"Hi Bob\r\n", b"Hi Bob\r\n" + b"=\r\n" * 9 + b"a" * 1000 + b"\r\n"),
         (b"X-Paceline-Job: job", b"X-Paceline-Job: jib"),
@@ -99,6 +100,13 @@ def test_an_id_that_could_be_read_as_an_encoded_word_is_not_written() -> None:
     with pytest.raises(InvalidMessage) as refused:
         build(replace(PARTS, message_id="<=?utf-8?q?x?=@one.test>"))
     assert refused.value.reason == "message_invalid"
+
+
+def test_a_line_that_is_too_long_is_seen_where_it_says_the_same() -> None:
+    data = build(WHOLE)
+    joined, soft_breaks = re.subn(rb"(?<=[a-z ])=\r\n", b"", data)
+    assert soft_breaks > 14
+    assert not reads(joined)
 
 
 def test_parts_are_counted() -> None:
@@ -167,3 +175,5 @@ def test_files_of_any_size_are_written_as_the_standard_library_would() -> None:
         assert readback._holds(body, leaf)
         for wrong in (body + b"\r\n", body[:-2], body.replace(b"\r\n", b"\n\r"), b" " + body[1:]):
             assert wrong == body or not readback._holds(wrong, leaf)
+        if body.count(b"\r\n") > 1:
+            assert not readback._holds(body.replace(b"\r\n", b"\n\r", 1), leaf)
