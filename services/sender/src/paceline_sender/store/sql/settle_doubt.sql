@@ -18,7 +18,7 @@ answered AS (
         -- What is left of a draft is tidied away with all others (`take_drafts.sql`), and at once:
         -- no process of its own tries first.
         draft_left_at = CASE WHEN CAST(:outcome AS text) = 'unsent' AND a.draft IS NOT NULL
-            THEN '-infinity' ELSE a.draft_left_at END,
+            THEN clock_timestamp() - interval '5 minutes' ELSE a.draft_left_at END,
         finished_at = clock_timestamp()
     FROM settled AS d
     WHERE (a.workspace_id, a.job_id, a.fence) = (d.workspace_id, d.job_id, d.fence_no)
