@@ -15,7 +15,8 @@ from typing import Any, Final
 from tests.mutants.__main__ import ROOT, Tree
 
 CATALOG: Final = Path(__file__).with_name("broken.toml")
-_PATIENCE_S: Final = 600
+LOG: Final = "selftest.log"
+_PATIENCE_S: Final = 900
 _SHOWN: Final = 4
 # A breach shows before all of the load has left.
 _REST_S: Final = 40
@@ -94,19 +95,21 @@ def judge(build: Build, run: Path) -> Found:
             file = copy / edit.file
             file.write_text(file.read_text().replace(edit.old, edit.new))
         (run / "report.json").unlink(missing_ok=True)
-        subprocess.run(
-            [
-                sys.executable, "-m", "tests.chaos", "run", "--run", str(run), "--keep", "--json",
-                "--kills", str(build.kills), "--rounds", str(build.rounds),
-                "--aim", ",".join(build.aim), "--faults", ",".join(build.faults),
-                "--patience", str(_REST_S),
-            ],
-            cwd=copy, env=_environment(copy), timeout=_PATIENCE_S, check=False,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        run.mkdir(parents=True, exist_ok=True)
+        with (run / LOG).open("wb") as log:
+            subprocess.run(
+                [
+                    sys.executable, "-m", "tests.chaos", "run", "--run", str(run), "--keep",
+                    "--kills", str(build.kills), "--rounds", str(build.rounds),
+                    "--aim", ",".join(build.aim), "--faults", ",".join(build.faults),
+                    "--patience", str(_REST_S),
+                ],
+                cwd=copy, env=_environment(copy), timeout=_PATIENCE_S, check=False,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
     took = time.monotonic() - began
     if not (run / "report.json").exists():
-        return Found(False, 0, ["it did not get as far as a report"], took)
+        return Found(False, 0, [f"it did not get as far as a report: {run / LOG}"], took)
     report = json.loads((run / "report.json").read_text())
     findings = (run / "findings.txt").read_text().splitlines()
     told = [line for line in findings if line.startswith(f"{build.breaks}:")]

@@ -80,10 +80,14 @@ def _capped(mailbox: Mailbox) -> bool:
 
 
 def _policy(mailbox: Mailbox) -> dict[str, Any]:
-    windows = mailbox.windows and [
-        {"days": list(range(7)), "start": _clock(start), "end": _clock(end)}
-        for start, end in mailbox.windows
-    ]
+    windows = (
+        None
+        if mailbox.windows is None
+        else [
+            {"days": list(range(7)), "start": _clock(start), "end": _clock(end)}
+            for start, end in mailbox.windows
+        ]
+    )
     return {
         "cadence_s": mailbox.cadence_s, "jitter_s": [2.1, 2.6], "grace_s": mailbox.grace_s,
         "hourly_cap": mailbox.hourly_cap, "daily_cap": mailbox.daily_cap,

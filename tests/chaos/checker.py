@@ -170,8 +170,8 @@ def after_suppression(case: Case) -> Iterator[str]:
     """A submission that began when the address was suppressed already."""
     slowest = max((one.grace_s for one in case.diary.mailboxes), default=0.0)
     since: dict[str, float] = {}
-    for one in case.diary.suppressed:
-        since[one.email] = min(one.answered, since.get(one.email, one.answered))
+    for told in case.diary.suppressed:
+        since[told.email] = min(told.answered, since.get(told.email, told.answered))
     for one in case.evidence.submissions:
         for email in {*one.recipients, _email(case, one.job_id)} & since.keys():
             late = one.at - since[email]
@@ -193,17 +193,17 @@ def unexplained(case: Case) -> Iterator[str]:
         job = case.evidence.jobs.get(job_id)
         if job is not None and job.state not in ("sent", "in_doubt"):
             yield f"{case.named(job)}: yet {_names(taken)} was taken"
-    suppressed = {one.email for one in case.diary.suppressed}
-    ordered = {(one.email, one.campaign) for one in case.diary.leads}
+    suppressed = {told.email for told in case.diary.suppressed}
+    ordered = {(lead.email, lead.campaign) for lead in case.diary.leads}
     for lead in case.diary.leads:
-        one = case.enrolled.get((lead.email, lead.campaign))
-        if one is None or one.state == "active":
+        found = case.enrolled.get((lead.email, lead.campaign))
+        if found is None or found.state == "active":
             continue
         allowed = _ENDS[lead.kind]
         if lead.email in suppressed:
             allowed |= {"suppressed", "unsubscribed"}
-        if one.state not in allowed:
-            yield f"{lead.email} ({lead.kind}) in {lead.campaign}: {one.state}, {one.reason}"
+        if found.state not in allowed:
+            yield f"{lead.email} ({lead.kind}) in {lead.campaign}: {found.state}, {found.reason}"
     for email, campaign in case.enrolled.keys() - ordered:
         yield f"{email} in {campaign}: nobody imported it"
 

@@ -141,8 +141,8 @@ def _read_ledger(found: Evidence, db: "psycopg.Connection[dict[str, Any]]", work
         )
     ]
     for schema in ("gateway", "scheduler", "sender", "bounce", "reply"):
-        row = db.execute(f"SELECT count(*) AS n FROM {schema}.outbox").fetchone()
-        found.outbox += int(row["n"]) if row else 0
+        waiting = db.execute(f"SELECT count(*) AS n FROM {schema}.outbox").fetchone()
+        found.outbox += int(waiting["n"]) if waiting else 0
 
 
 def _read_postfix(found: Evidence, diary: Diary, log: Path, by_message_id: dict[str, int]) -> None:

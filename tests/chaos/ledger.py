@@ -1,7 +1,7 @@
 """The ledger while a run goes on: what is open, and the minutes that need not be waited for."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import psycopg
 
@@ -41,7 +41,7 @@ class Ledger:
     def look(self) -> Open:
         """Return what lies ahead now; raise `psycopg.OperationalError` while Postgres is away."""
         with self._connect() as db:
-            jobs = dict(
+            jobs: dict[str, int] = dict(
                 db.execute(
                     "SELECT state, count(*) FROM scheduler.send_job WHERE workspace_id = %s"
                     " GROUP BY state",
@@ -101,7 +101,7 @@ class Ledger:
             ).fetchall()
         return len(moved) + len(ended)
 
-    def _connect(self) -> "psycopg.Connection[tuple[int, ...]]":
+    def _connect(self) -> "psycopg.Connection[Any]":
         return psycopg.connect(
             self._house.stack.dsn(), connect_timeout=3, options="-c statement_timeout=5000"
         )
