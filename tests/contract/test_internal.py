@@ -9,12 +9,13 @@ import pytest
 from pydantic import BaseModel, SecretStr
 
 from paceline_common import ids
-from paceline_gateway import pacing, probe
+from paceline_gateway import pacing, preview, probe
 from paceline_gateway.api.pacing import ForecastIn, WhatIf
 from paceline_gateway.settings import GatewaySettings
 from paceline_reply.api import ProbeRequest as ReadRequest
 from paceline_scheduler import api as scheduler
 from paceline_scheduler import forecast
+from paceline_sender import preview as sender_preview
 from paceline_sender.probe import ProbeRequest as SendRequest
 
 WORKSPACE, MAILBOX = 7, 2**40 + 5
@@ -112,3 +113,42 @@ def test_the_gateway_reads_all_that_the_scheduler_tells(
     read: type[BaseModel], told: type[BaseModel]
 ) -> None:
     assert set(read.model_fields) == set(told.model_fields)
+
+
+async def test_previews_are_asked_and_answered_in_the_same_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[str, dict[str, Any]]] = []
+    shown = sender_preview.Preview(
+        from_email="a@north.test", to_email="b@x.test", envelope_from="a@north.test", subject="s",
+        text="t", html=None, headers=[sender_preview.HeaderShown(name="To", value="b")],
+        attachments=[
+            sender_preview.AttachmentShown(
+                filename="a", content_type="a/b", size=1, content_id=None
+            )
+        ],
+        size=1, variant="A", missing=[], message=None,
+    )  # fmt: skip
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append((request.url.path, json.loads(request.content)))
+        return httpx.Response(200, json=shown.model_dump())
+
+    def client(base_url: str, _token: SecretStr, *, timeout_s: float) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            transport=httpx.MockTransport(answer), base_url=base_url, timeout=timeout_s
+        )
+
+    monkeypatch.setattr(preview, "internal_client", client)
+    previewer = preview.Previewer(
+        GatewaySettings.model_construct(sender_url="http://sender", sender_token=SecretStr("s"))
+    )
+    whose = {"workspace_id": ids.encode("ws", WORKSPACE), "mailbox_id": ids.encode("mbx", MAILBOX)}
+    job = {**whose, "job_id": ids.encode("job", 5), "at": None, "variant": "A", "raw": True}
+    step = {**whose, "campaign_id": ids.encode("cmp", 3), "step": 2, "lead": {}, "draw": 1}
+    assert (await previewer.job(job)).model_dump() == shown.model_dump()
+    assert (await previewer.step(step)).model_dump() == shown.model_dump()
+    await previewer.close()
+    assert [path for path, _ in asked] == ["/internal/preview/job", "/internal/preview"]
+    assert sender_preview.JobPreviewRequest.model_validate(asked[0][1]).job_id == 5
+    assert sender_preview.PreviewRequest.model_validate(asked[1][1]).draw == 1
