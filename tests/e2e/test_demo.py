@@ -12,7 +12,7 @@ import pytest
 from paceline_demo.checker import RULES
 from paceline_local.stack import Stack
 
-PATIENCE_S = 240
+PATIENCE_S = 420
 
 
 @pytest.fixture(scope="module")

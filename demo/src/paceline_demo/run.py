@@ -32,8 +32,9 @@ _LOOK_EVERY_S: Final = 0.5
 _POLL_EVERY_S: Final = 1.5
 # A kill comes in mid-campaign: step 1 is under way everywhere, step 2 has not begun.
 _KILL_AFTER: Final = 40
-# Of the mailbox that is paused: enough leads to have follow-ups, before it sends one.
-_PAUSE_AFTER: Final = 10
+# Of the mailbox that is paused: so many leads that some have follow-ups, so few that it has
+# sent none of them, and before the kill.
+_PAUSE_AFTER: Final = 6
 # What a send that should not be would need to show up after the last state is final.
 _SETTLE_S: Final = 2.0
 # Postfix and Dovecot write addresses: that is what a mail host's log is for.
@@ -146,15 +147,16 @@ class _Campaign:
         return await self._report()
 
     async def _to_rest(self) -> None:
-        """Wait until no enrollment has anything ahead; kill on the way what is to be killed.
+        """Wait until no enrollment has anything ahead.
 
-        One mailbox is paused when all of step 1 is out, or nearly: before step 2 begins.
+        On the way one mailbox is paused, and killed what is to be killed.
         """
         deadline = time.monotonic() + _CAMPAIGN_S
         kill = self._options.kill
         paused = False
         while time.monotonic() < deadline:
-            if not paused and len(self._log.of(self._scenario.paused)) >= _PAUSE_AFTER:
+            sent = sum(one.mailbox == self._scenario.paused for one in self._campaign_mail())
+            if not paused and sent >= _PAUSE_AFTER:
                 await self._house.pause(self._scenario.paused)
                 paused = True
             if kill and len(self._campaign_mail()) >= _KILL_AFTER:

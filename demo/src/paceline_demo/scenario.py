@@ -133,7 +133,7 @@ class Scenario:
 
     `bad_rows` maps the row number of each bad CSV row to the column at fault;
     `duplicate_rows` are rows whose address stood in an earlier row.
-    `paused` is the mailbox that is held back once step 1 is out.
+    `paused` is the mailbox that is held back in mid-campaign.
     `repaired` is the lead of the malformed event that is mended and replayed;
     `forbidden` the one for a workspace that the publisher may not enroll into.
     """
