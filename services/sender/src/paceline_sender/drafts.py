@@ -54,33 +54,24 @@ class Drafts:
     async def destroy(
         self, workspace_id: int, mailbox_id: int, fence: Fence
     ) -> Destroyed | Gone | Unavailable:
-        """Destroy a draft of a mailbox; see `proof.Prover.destroy`.
-
-        Raises what Postgres raises, and `KeyServiceUnavailable`.
-        """
-        try:
-            account = await self._accounts.load(workspace_id, mailbox_id)
-            if account is None:
-                return Unavailable(None, "the mailbox is disconnected")
-            prover = self._transport.prover(account)
-        except (SealBroken, KeyDenied, Unusable) as error:
-            return Unavailable(OutcomeClass.CONFIG, str(error))
-        if prover is None:
-            return Unavailable(None, f"a mailbox of kind {account.kind} has no drafts")
-        return await prover.destroy(fence)
+        """See `proof.Prover.destroy`. Raises `KeyServiceUnavailable` and what Postgres raises."""
+        prover = await self._prover(workspace_id, mailbox_id)
+        return prover if isinstance(prover, Unavailable) else await prover.destroy(fence)
 
     async def disarm(
         self, workspace_id: int, mailbox_id: int, fence: Fence
     ) -> Destroyed | Gone | Unavailable:
-        """See `proof.Prover.disarm`. Raises what `KeyService` and Postgres raise."""
+        """See `proof.Prover.disarm`. Raises `KeyServiceUnavailable` and what Postgres raises."""
+        prover = await self._prover(workspace_id, mailbox_id)
+        return prover if isinstance(prover, Unavailable) else await prover.disarm(fence)
+
+    async def _prover(self, workspace_id: int, mailbox_id: int) -> Prover | Unavailable:
         try:
             account = await self._accounts.load(workspace_id, mailbox_id)
             prover = None if account is None else self._transport.prover(account)
-        except (SealBroken, Unusable) as error:
+        except (SealBroken, KeyDenied, Unusable) as error:
             return Unavailable(OutcomeClass.CONFIG, str(error))
-        if prover is None:
-            return Unavailable(None, "the mailbox is disconnected, or has no drafts")
-        return await prover.disarm(fence)
+        return prover or Unavailable(None, "the mailbox is disconnected, or has no drafts")
 
     async def run(self) -> None:
         """Tidy up from time to time."""
