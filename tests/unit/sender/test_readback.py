@@ -176,4 +176,5 @@ def test_files_of_any_size_are_written_as_the_standard_library_would() -> None:
         for wrong in (body + b"\r\n", body[:-2], body.replace(b"\r\n", b"\n\r"), b" " + body[1:]):
             assert wrong == body or not readback._holds(wrong, leaf)
         if body.count(b"\r\n") > 1:
-            assert not readback._holds(body.replace(b"\r\n", b"\n\r", 1), leaf)
+            assert not readback._holds(body.replace(b"\r\n", b"-\n", 1), leaf)
+            assert not readback._holds(body.replace(b"\r\n", b"\r-", 1), leaf)
