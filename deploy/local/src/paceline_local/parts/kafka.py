@@ -32,12 +32,16 @@ from paceline_common import grants, topics
 from paceline_local.layout import REPOSITORY, cache_dir
 from paceline_local.parts.base import Need, PartFailed, Say, Site, await_ready
 from paceline_local.ports import LOOPBACK
-from paceline_local.process import fingerprint
+from paceline_local.process import fingerprint, wait_until
 
 VERSION: Final = "4.1.0"
 _POM: Final = REPOSITORY / "deploy" / "local" / "kafka" / "pom.xml"
 _SCRAM: Final = "SCRAM-SHA-512"
 _CALL_SECONDS: Final = 30
+_LEADERS_S: Final = 30.0
+_NO_LEADER: Final = frozenset(
+    {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE}
+)
 
 # The session timeouts bring a killed broker back in under 4 s instead of 11 s.
 _CONFIG: Final = """\
@@ -253,6 +257,11 @@ class Kafka:
 
     def empty_topics(self) -> None:
         """Delete every record; topics, ACLs and the groups' offsets stay as they are."""
+        # A broker that has just come up does not lead every partition at once.
+        if not wait_until(self._delete_records, _LEADERS_S):
+            raise PartFailed(self.name, "partitions without a leader", "read the log")
+
+    def _delete_records(self) -> bool:
         admin = self.admin()
         described = admin.list_topics(timeout=_CALL_SECONDS).topics
         everything = [
@@ -261,7 +270,13 @@ class Kafka:
             if not name.startswith("__")
             for partition in topic.partitions
         ]
-        _settle(admin.delete_records(everything))
+        try:
+            _settle(admin.delete_records(everything))
+        except KafkaException as error:
+            if error.args[0].code() not in _NO_LEADER:
+                raise
+            return False
+        return True
 
     def add_publisher(self, publisher: str) -> dict[str, Any]:
         """Make an external publisher's principal, topic and ACLs; return its client settings."""
