@@ -34,6 +34,7 @@ SHORT: Final = 100
 _TAKEN_S: Final = 8.0
 _AGAIN_S: Final = 25.0
 _BACK_S: Final = 30.0
+_ANSWERED_S: Final = 120.0
 # Leads enrolled at once, and how many jobs at least wait meanwhile; fewer where a run is short.
 _ROW: Final = 30
 _BACKLOG: Final = 60
@@ -149,9 +150,10 @@ class Controller:
             self._done.set()
             await faults
             tally.phase = "healing"
-            if self._tasks:
-                await asyncio.wait(self._tasks, timeout=60)
             await asyncio.to_thread(self._house.heal)
+            # What the customer has begun is answered now; until then the diary is not whole.
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=_ANSWERED_S)
             tally.phase = "coming to rest"
             tally.rested = await self._rest(ledger, patience_s)
         finally:
