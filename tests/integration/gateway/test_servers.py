@@ -24,7 +24,7 @@ async def test_a_preset_fills_the_servers_and_one_password_serves_both(
 async def test_a_preset_knows_the_provider_where_server_and_address_say_nothing(
     tenant: Tenant,
 ) -> None:
-    body = {"email": "ann@aol.com", "preset": "aol", "password": PASSWORD}
+    body: dict[str, Any] = {"email": "ann@aol.com", "preset": "aol", "password": PASSWORD}
     mailbox = await tenant.call("POST", "/v1/mailboxes", 201, json=body)
     assert mailbox["provider_found"] == "yahoo"
     # A server of one's own beside it stays as it is written.

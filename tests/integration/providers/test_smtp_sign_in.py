@@ -51,7 +51,7 @@ async def server() -> AsyncIterator[tuple[SmtpTwin, int]]:
 async def opened(port: int, *, tokens: Tokens | None = None, **settings: Any) -> Session | Unsent:
     """Open as the services do: through the registry, from stored JSON."""
     stored = {"host": "127.0.0.1", "port": port, "tls": "none", "username": ANN, **settings}
-    credential = {"password": PASSWORD} if tokens is None else {"oauth": {}}
+    credential: dict[str, Any] = {"password": PASSWORD} if tokens is None else {"oauth": {}}
     provider = PROVIDERS["smtp"](stored, credential, LOOPBACK, tokens=tokens)
     return await provider.open()
 

@@ -1,8 +1,10 @@
 """A person with a browser, the twins of both providers, and the gateway between them."""
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -14,6 +16,11 @@ from tests.twins.gmail.server import GmailTwin
 from tests.twins.graph import oauth as microsoft_oauth
 from tests.twins.graph.server import GraphTwin
 
+from paceline_common import ids
+from paceline_common.clock import Clock
+from paceline_common.keys import KeyService
+
+ANN, BOB = "ann@north.test", "bob@north.test"
 PUBLIC = "http://mail.paceline.test"
 APPS = {
     "google": (google_oauth.CLIENT_ID, google_oauth.CLIENT_SECRET),
@@ -125,3 +132,64 @@ async def state(tenant: Tenant, made: Mapping[str, Any]) -> dict[str, Any]:
     """Ask how a flow stands."""
     found: dict[str, Any] = await tenant.call("GET", f"/v1/oauth/flows/{made['id']}")
     return found
+
+
+async def connected(
+    tenant: Tenant, browser: Browser, provider: str = "google", **body: Any
+) -> dict[str, Any]:
+    """Connect a mailbox whole and return it."""
+    made = await flow(tenant, provider, **{"login_hint": ANN, **body})
+    page = await browser.open(made["start_url"])
+    assert page.status == 200, page.text
+    found = await state(tenant, made)
+    assert found["state"] == "connected", found
+    mailbox: dict[str, Any] = await tenant.call("GET", f"/v1/mailboxes/{found['mailbox_id']}")
+    return mailbox
+
+
+def column(tenant: Tenant, mailbox: dict[str, Any], name: str) -> Any:
+    [row] = tenant.rows(
+        f"SELECT {name} AS value FROM gateway.mailbox WHERE workspace_id = %s AND email = %s",
+        tenant.number, mailbox["email"],
+    )  # fmt: skip
+    return row["value"]
+
+
+async def opened(
+    keys: KeyService, tenant: Tenant, mailbox: dict[str, Any], scope: Any
+) -> dict[str, Any]:
+    """Return a leg's grant as its service opens it."""
+    plain = await keys.open(
+        scope, tenant.number, bytes(column(tenant, mailbox, f"{scope}_credential")),
+        table="mailbox", row=ids.decode("mbx", mailbox["id"]),
+    )  # fmt: skip
+    grant: dict[str, Any] = json.loads(plain)["oauth"]
+    return grant
+
+
+def suspend(tenant: Tenant, mailbox: dict[str, Any], reason: str) -> None:
+    tenant.rows("SELECT set_config('app.workspace_ids', %s, false)", str(tenant.number))
+    tenant.rows(
+        "SELECT scheduler.suspend(%s, 'mailbox', %s, %s, NULL, 'sender', 'revoked')",
+        tenant.number, ids.decode("mbx", mailbox["id"]), reason,
+    )  # fmt: skip
+
+
+async def only(tenant: Tenant) -> dict[str, Any]:
+    [mailbox] = (await tenant.call("GET", "/v1/mailboxes"))["items"]
+    found: dict[str, Any] = mailbox
+    return found
+
+
+class Later:
+    """A clock that is ahead."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.ahead_s = 0.0
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock.now().timestamp() + self.ahead_s, UTC)
+
+    def monotonic(self) -> float:
+        return self._clock.monotonic()
