@@ -33,7 +33,7 @@ REPLICAS: Final[Mapping[str, int]] = {"scheduler": 2, "sender": 2}
 TWINS: Final = ("gmail", "graph")
 # Ways over which mail leaves: what is slowed there on its way out would seem to be sent late.
 OUTWARD: Final = ("sender-smtp", "sender-gmail", "sender-graph")
-_READY_S: Final = 60.0
+_READY_S: Final = 180.0
 _FAKETIME: Final = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 
 # Minutes of waiting become seconds; what is promised does not depend on them.
