@@ -294,6 +294,15 @@ async def test_the_token_endpoints_wish_to_wait_is_kept() -> None:
     assert failure.value.retry_after == timedelta(seconds=77)
 
 
+def test_what_keeps_a_token_away_says_who_has_to_act_and_how_long_to_wait() -> None:
+    away = TokenUnavailable("busy", retry_after=timedelta(seconds=77)).unsent()
+    assert (away.reason, away.outcome_class) == ("connect_timeout", OutcomeClass.SOFT)
+    assert away.retry_after == timedelta(seconds=77)
+    app = TokenUnavailable("AADSTS7000222", OutcomeClass.CONFIG).unsent()
+    # The mailbox's grant is as good as ever: nobody has to connect it again.
+    assert (app.reason, app.outcome_class) == ("auth_failed", OutcomeClass.CONFIG)
+
+
 async def test_a_refresh_without_a_new_refresh_token_keeps_the_old_one() -> None:
     def respond(request: httpx.Request) -> httpx.Response:
         form = dict(parse_qsl(request.content.decode()))
