@@ -138,10 +138,10 @@ class Doubt(Base):  # type: ignore[misc, valid-type]
     """A claimed attempt whose outcome nobody knows, and what was found out since.
 
     Opened and closed by triggers on `attempt.outcome`. `evidence`: {at, source, finding, text},
-    newest last. `looking_by`: an instance looks at it now, until `looking_until` at the longest. `destroying_since`: written before
-    its draft is touched. `alarmed_at`: an issue said again that it is open. `settled_by`: "answer"
-    (of the attempt itself, late), "sender" (proof), or a person's id; `settled_as` "moot": the
-    scheduler had another end for the job.
+    newest last. `looking_by`: an instance looks at it now, until `looking_until` at the longest.
+    `destroying_since`: written before its draft is touched. `alarmed_at`: an issue said again that
+    it is open. `settled_by`: "answer" (of the attempt itself, late), "sender" (proof), or a
+    person's id; `settled_as` "moot": the scheduler had another end for the job.
     """
 
     __tablename__ = "doubt"
