@@ -51,9 +51,8 @@ class Readers:
                     async with asyncio.timeout(self._parts.settings.supervise_s):
                         await self.wake.wait()
         finally:
-            held = list(self._running)
-            await self._end(held)
-            await self._farewell(held)
+            await self._end(self._running)
+            await self._farewell()
 
     async def _follow(self) -> None:
         silent_s = self._lease_s + self._parts.settings.supervise_s
@@ -114,12 +113,13 @@ class Readers:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
 
-    async def _farewell(self, held: Iterable[Key]) -> None:
-        """Let others read on at once."""
+    async def _farewell(self) -> None:
+        """Let others read on at once, also what was taken and not begun."""
+        me = {"instance": self._instance}
         try:
             async with self._parts.db.transaction(worker=True) as tx:
-                await tx.execute(_QUERIES["leave_mailboxes"], self._these(held))
-                await tx.execute(_QUERIES["forget_instances"], {"instance": self._instance})
+                await tx.execute(_QUERIES["leave_all_mailboxes"], me)
+                await tx.execute(_QUERIES["forget_instances"], me)
         except (SQLAlchemyError, OSError) as error:
             # Its leases end by themselves.
             _log.warning("mailboxes could not be left", **telemetry.describe_error(error))
