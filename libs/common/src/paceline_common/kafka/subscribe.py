@@ -53,7 +53,6 @@ __all__ = ["Delivery", "EventFault", "Subscriber", "Subscription"]
 
 E = TypeVar("E", bound=events.Event)
 
-
 _RETRY_S: Final = (0.1, 0.4, 1.6)
 _OUTAGE_FIRST_S: Final = 0.2
 _OUTAGE_CAP_S: Final = 15.0
