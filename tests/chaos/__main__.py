@@ -228,7 +228,7 @@ def _tell(console: Console, folder: Path) -> None:
     killed = [one["killed_at"] for one in report["transitions"].values()]
     console.print(
         f"{report['kills']} kills, {sum(map(bool, killed))} of {len(killed)} transitions"
-        f" (least {min(killed)}), {sum(report['faults'].values())} faults,"
+        f" (least {min(killed, default=0)}), {sum(report['faults'].values())} faults,"
         f" {report['submissions']} submissions, {report['jobs']} jobs,"
         f" {report['in_doubt_open']} in doubt, {report['took_s']} s:"
         f" {'ok' if report['ok'] else 'BROKEN'}"
