@@ -119,8 +119,8 @@ def test_database_and_domain_agree_on_every_transition(world: World) -> None:
                 try:
                     connection.execute(
                         "UPDATE scheduler.send_job SET fence = fence + 1, state = %s, slot_at ="
-                        " CASE WHEN %s = 'queued' THEN NULL ELSE clock_timestamp() END, not_after = CASE"
-                        " WHEN %s = 'queued' THEN NULL ELSE clock_timestamp() END",
+                        " CASE WHEN %s = 'queued' THEN NULL ELSE clock_timestamp() END, not_after ="
+                        " CASE WHEN %s = 'queued' THEN NULL ELSE clock_timestamp() END",
                         (new, new, new),
                     )
                 except psycopg.errors.CheckViolation as error:
