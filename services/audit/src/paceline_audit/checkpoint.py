@@ -52,7 +52,8 @@ class Checkpointer:
         while True:
             await self.sign_heads()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._due.wait(), self._every_s)
+                async with asyncio.timeout(self._every_s):
+                    await self._due.wait()
 
     async def sign_heads(self) -> int:
         """Sign every head without a checkpoint; return how many."""

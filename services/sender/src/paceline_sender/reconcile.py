@@ -63,7 +63,8 @@ class Reconciler:
                 self._beating_since = None
                 log.warning("heartbeat failed", **telemetry.describe_error(error))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.drained.wait(), self._beat_s)
+                async with asyncio.timeout(self._beat_s):
+                    await self.drained.wait()
 
     async def beat_once(self) -> None:
         """Write one heartbeat; it also reads the Postgres clock."""

@@ -194,7 +194,8 @@ class Submitter:
             return False
         if wait_s > 0:
             try:
-                await asyncio.wait_for(self.stopping.wait(), wait_s)
+                async with asyncio.timeout(wait_s):
+                    await self.stopping.wait()
             except TimeoutError:
                 return True
             return False
