@@ -51,7 +51,9 @@ def run(box: Api, make_sender: Callable[[Any], Sender]) -> Callable[[], Awaitabl
 
 async def sent(world: World, sender: Sender, step: int = 1, **lead: Any) -> Job:
     """Send one job and wait until it is sent."""
-    job = world.job(lead.pop("enrollment", None) or world.lead("bob@example.test"), step=step)
+    job = world.job(
+        lead.pop("enrollment", None) or world.lead("bob@example.test"), step=step, grace_ms=8000
+    )
     sender.preparer.hold([job])
     await until(lambda: world.job_row(job)["state"] == "sent", "sent")
     return job
@@ -164,7 +166,9 @@ async def test_an_expired_token_is_refreshed_once_for_all_and_stored(
     await box.connect()
     box.expire()
     sender = await run()
-    jobs = [world.job(world.lead(f"b{n}@example.test")) for n in range(4)]
+    jobs = [
+        world.job(world.lead(f"b{n}@example.test"), in_ms=2000, grace_ms=8000) for n in range(4)
+    ]
     sender.preparer.hold(jobs)
     for job in jobs:
         await until(lambda job=job: world.job_row(job)["state"] == "sent", "sent")  # type: ignore[misc]
@@ -254,7 +258,7 @@ async def test_a_throttled_send_waits_as_long_as_it_was_told(
     code = "rateLimitExceeded" if box.kind == "gmail" else "ApplicationThrottled"
     box.fail(SENDS[box.kind], "status", status=429, code=code, retry_after_s=7200)
     sender = await run()
-    job = world.job(world.lead("bob@example.test"))
+    job = world.job(world.lead("bob@example.test"), grace_ms=8000)
     sender.preparer.hold([job])
     await until(lambda: world.job_row(job)["state"] == "queued", "deferred")
     asked = timedelta(seconds=7200)
@@ -298,7 +302,7 @@ async def test_a_mailbox_at_its_providers_limit_is_held(world: World, box: Api, 
     await box.connect()
     box.mailbox.conduct.sends_per_day = 0
     sender = await run()
-    job = world.job(world.lead("bob@example.test"))
+    job = world.job(world.lead("bob@example.test"), grace_ms=8000)
     sender.preparer.hold([job])
     await until(lambda: world.job_row(job)["state"] == "queued", "deferred")
     (suspension,) = world.suspensions()
@@ -319,7 +323,7 @@ async def test_a_submission_in_doubt_keeps_its_draft_as_the_fence(
     await box.connect()
     box.fail(SENDS[box.kind], "reset_after" if happened else "reset_before")
     sender = await run()
-    job = world.job(world.lead("bob@example.test"))
+    job = world.job(world.lead("bob@example.test"), grace_ms=8000)
     sender.preparer.hold([job])
     await until(lambda: world.job_row(job)["state"] == "in_doubt", "in doubt")
     (attempt,) = world.attempts(job)
@@ -340,7 +344,7 @@ async def test_nothing_submitted_gives_the_capacity_back_once_and_leaves_no_draf
 ) -> None:
     await box.connect()
     sender = await run()
-    job = world.job(world.lead("bob@example.test"), in_ms=3000)
+    job = world.job(world.lead("bob@example.test"), in_ms=3000, grace_ms=8000)
     match how:
         case "refused claim":
             sender.preparer.hold([job])
@@ -381,7 +385,7 @@ async def test_a_draft_whose_process_died_is_destroyed_by_another(
     operation = DELETES[box.kind] if box.kind == "gmail" else "folder"
     box.fail(operation, "status", status=403, code="forbidden", times=1)
     sender = await run()
-    job = world.job(world.lead("bob@example.test"))
+    job = world.job(world.lead("bob@example.test"), grace_ms=8000)
     sender.preparer.hold([job])
     await until(lambda: world.job_row(job)["state"] == "queued", "deferred")
     await until(lambda: not sender.preparer._tasks, "nothing more is tried")
@@ -395,6 +399,22 @@ async def test_a_draft_whose_process_died_is_destroyed_by_another(
     assert await sender.drafts.tidy() == 1
     assert box.drafts() == 0
     assert world.attempts(job)[0]["draft_left_at"] is None
+
+
+async def test_slow_drafts_of_later_messages_do_not_delay_the_one_whose_slot_it_is(
+    world: World, box: Api, run: Run
+) -> None:
+    await box.connect()
+    sender = await run()
+    now = world.job(world.lead("bob@example.test"), in_ms=3000, grace_ms=1000)
+    sender.preparer.hold([now])
+    await until(lambda: box.drafts() == 1, "its draft is made")
+    box.fail(DRAFTS[box.kind], "slow", delay_s=6.0, times=2)
+    later = [world.job(world.lead(f"c{n}@example.test"), in_ms=9500) for n in range(2)]
+    sender.preparer.hold(later)
+    await until(lambda: box.calls(DRAFTS[box.kind]) == 2, "the next one is under way")
+    await until(lambda: world.job_row(now)["state"] != "reserved", "its slot is over")
+    await until(lambda: world.job_row(now)["state"] == "sent", "sent in time", timeout_s=3)
 
 
 async def test_a_crash_between_refresh_and_store_leaves_a_working_grant(

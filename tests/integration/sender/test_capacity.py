@@ -45,7 +45,7 @@ async def test_a_submission_costs_its_slot_unless_nothing_left(
 ) -> None:
     transport.drafts = drafts
     transport.answers["bob@example.test"] = answer
-    job = world.job(world.lead("bob@example.test"))
+    job = world.job(world.lead("bob@example.test"), grace_ms=8000)
     assert world.used() == (1, 1, 1)
     sender.preparer.hold([job])
     await until(lambda: world.job_row(job)["state"] == state, state)
@@ -80,7 +80,7 @@ async def test_what_could_not_be_opened_costs_nothing(
     world: World, sender: Sender, transport: FakeTransport, refusal: Answer
 ) -> None:
     transport.refusal = refusal
-    job = world.job(world.lead("bob@example.test"), in_ms=3000)
+    job = world.job(world.lead("bob@example.test"), in_ms=3000, grace_ms=8000)
     sender.preparer.hold([job])
     await until(lambda: world.job_row(job)["state"] == "queued", "given back")
     assert world.used() == NOTHING_LEFT
@@ -91,7 +91,7 @@ async def test_a_draft_that_cannot_be_destroyed_now_is_noted_for_later(
 ) -> None:
     transport.drafts, transport.destroys = True, False
     transport.answers["bob@example.test"] = Answer("deferred", "soft", code=450)
-    job = world.job(world.lead("bob@example.test"))
+    job = world.job(world.lead("bob@example.test"), grace_ms=8000)
     sender.preparer.hold([job])
     await until(lambda: world.job_row(job)["state"] == "queued", "deferred")
     await until(lambda: bool(transport.discarded), "tried")
@@ -134,7 +134,7 @@ async def test_a_machine_whose_clock_is_an_hour_off_sends_in_time_all_the_same(
     assert sender.preparer._clock is sender.submitter._clock
     await sender.reconciler.beat_once()
     sender.start()
-    job = world.job(world.lead("bob@example.test"), in_ms=1500)
+    job = world.job(world.lead("bob@example.test"), in_ms=1500, grace_ms=8000)
     sender.preparer.hold([job])
     await until(lambda: world.job_row(job)["state"] == "sent", "sent")
     ((_, _, _, at),) = transport.submitted

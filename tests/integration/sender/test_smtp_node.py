@@ -84,7 +84,10 @@ async def test_a_node_with_many_messages_signs_in_a_few_times(
     world: World, twin: tuple[SmtpTwin, int], connect: Connect
 ) -> None:
     sender = await connect()
-    jobs = [world.job(world.lead(f"b{n}@example.test"), in_ms=2000 + 200 * n) for n in range(12)]
+    jobs = [
+        world.job(world.lead(f"b{n}@example.test"), in_ms=2000 + 200 * n, grace_ms=8000)
+        for n in range(12)
+    ]
     sender.preparer.hold(jobs)
     for job in jobs:
         await until(lambda job=job: world.job_row(job)["state"] == "sent", "sent")  # type: ignore[misc]
@@ -98,7 +101,7 @@ async def test_a_lone_message_takes_its_leave(
     world: World, twin: tuple[SmtpTwin, int], connect: Connect
 ) -> None:
     sender = await connect()
-    job = world.job(world.lead("bob@example.test"))
+    job = world.job(world.lead("bob@example.test"), grace_ms=8000)
     sender.preparer.hold([job])
     await until(lambda: world.job_row(job)["state"] == "sent", "sent")
     await until(lambda: not sender.preparer._tasks, "done")
@@ -158,13 +161,13 @@ async def test_a_node_with_a_grant_signs_in_with_fresh_tokens_until_it_is_revoke
         )
         oauth = await grant(identity, world, timedelta(minutes=1))
         sender = await connect(oauth, f"{url}/token", auth=auth)
-        first = world.job(world.lead("bob@example.test"))
+        first = world.job(world.lead("bob@example.test"), grace_ms=8000)
         sender.preparer.hold([first])
         await until(lambda: world.job_row(first)["state"] == "sent", "sent")
         assert identity.identity.refreshes == 1
         # The server takes the token no more, the grant lives.
         identity.identity.expire(world.email)
-        second = world.job(world.lead("c@example.test"))
+        second = world.job(world.lead("c@example.test"), grace_ms=8000)
         sender.preparer.hold([second])
         await until(lambda: world.job_row(second)["state"] == "sent", "sent")
         assert identity.identity.refreshes == 2

@@ -88,8 +88,10 @@ class _Box:
     """
 
     tokens: GrantTokens | None
-    turns: asyncio.Semaphore
     provider: ApiProvider | None = None
+    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_CONCURRENCY))
+    # What is done ahead of slots, or behind them, leaves one turn to the message whose slot it is.
+    aside: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_CONCURRENCY - 1))
 
 
 class MailTransport:
@@ -221,7 +223,7 @@ class MailTransport:
         key = (*account.key, version) if version is not None else None
         box = self._boxes.get(key) if key is not None else None
         if box is None:
-            box = _Box(self._grant_tokens(account, key), asyncio.Semaphore(_CONCURRENCY))
+            box = _Box(self._grant_tokens(account, key))
             if key is not None:
                 self._boxes[key] = box
         return box
@@ -301,7 +303,7 @@ class _Session:
         self._lease = lease
 
     async def prepare(self, data: bytes, thread: ThreadHint | None) -> Fence | Answer | None:
-        async with self._box.turns:
+        async with self._box.aside, self._box.turns:
             made = await self._session.prepare(data, thread=thread)
         if isinstance(made, Unsent | Rejected):
             return self._transport._answer(self._account, made)
@@ -351,7 +353,7 @@ class _Session:
     async def discard(self, fence: Fence) -> bool:
         if self._box.provider is None:
             return True
-        async with self._box.turns:
+        async with self._box.aside, self._box.turns:
             return isinstance(await self._box.provider.destroy(fence), Destroyed | Gone)
 
     async def close(self) -> None:
