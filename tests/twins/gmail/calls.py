@@ -12,17 +12,11 @@ from datetime import datetime
 from email import message_from_bytes, policy
 from typing import Any, Final, TypeVar
 
-from tests.twins.gmail.mailbox import (
-    SYSTEM_LABELS,
-    Mailbox,
-    Refused,
-    Stored,
-    attachment,
-    rendered,
-)
+from tests.twins.gmail.mailbox import SYSTEM_LABELS, Mailbox, Refused, Stored
 from tests.twins.gmail.oauth import PREFIX, Access
 from tests.twins.gmail.operations import Asked
 from tests.twins.gmail.search import matcher, since
+from tests.twins.gmail.shapes import attachment, rendered
 
 _Item = TypeVar("_Item")
 

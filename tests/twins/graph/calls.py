@@ -11,17 +11,10 @@ from urllib.parse import urlencode
 from uuid import uuid4
 
 import httpx
-from tests.twins.graph.mailbox import (
-    FOLDERS,
-    Item,
-    Mailbox,
-    Refused,
-    attached,
-    rendered,
-    stamp,
-)
+from tests.twins.graph.mailbox import FOLDERS, Item, Mailbox, Refused
 from tests.twins.graph.oauth import object_id
 from tests.twins.graph.query import expanded, matching, ordered, selected
+from tests.twins.graph.shapes import attached, rendered, stamp
 from tests.twins.wire import Request, Response
 
 _IMMUTABLE: Final = 'idtype="immutableid"'
