@@ -116,10 +116,18 @@ async def test_an_administrator_who_refuses_is_told_so_and_may_come_again(
     back = f"{PUBLIC}/oauth/callback/microsoft?state={asked['state']}&{words}"
     # Nobody else can answer for them.
     assert (await browser.open(back)).problem == "oauth_wrong_session"
+    cookies = {one.name: one.value or "" for one in stranger.client.cookies.jar}
     page = await stranger.open(back)
     assert (page.status, page.problem) == (403, "oauth_admin_refused")
     assert "AADSTS65004" in page.text
     assert (await state(tenant, made))["admin_consent"] == "refused"
+    # An answer counts once, whatever it says the second time.
+    for name, value in cookies.items():
+        stranger.client.cookies.set(name, value, path="/oauth")
+    again = f"{PUBLIC}/oauth/callback/microsoft?state={asked['state']}&admin_consent=True"
+    assert (await stranger.open(again)).problem == "oauth_state_used"
+    assert (await state(tenant, made))["admin_consent"] == "refused"
+    stranger.client.cookies.clear()
     assert (await stranger.open(link)).status == 200
     assert (await state(tenant, made))["admin_consent"] == "given"
 
