@@ -379,7 +379,7 @@ async def test_an_abandoned_try_is_named_in_doubt_once_its_process_is_silent(
     await dead.reconciler.beat_once()
     dead.start()
     transport.answering.clear()
-    job = world.job(world.lead("bob@example.test"), grace_ms=100)
+    job = world.job(world.lead("bob@example.test"), in_ms=1000, grace_ms=1500)
     dead.preparer.hold([job])
     await until(lambda: len(transport.submitted) == 1, "under way")
 
