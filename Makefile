@@ -28,8 +28,13 @@ RULE ?=
 # What `make chaos` does
 KILLS ?= 500
 
+# The half of the tests that `make test` runs beside the other half
+SERVICES := tests/integration/scheduler tests/integration/sender tests/integration/reply
+beside = mkdir -p .run; PACELINE_RUN_DIR=$(CURDIR)/.run/test-$(1) $(2) >.run/test-$(1).log 2>&1 \
+	|| { cat .run/test-$(1).log; exit 1; }; echo "$(1):" && tail -n 1 .run/test-$(1).log
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-parts test-e2e lint fmt lock up down status logs bench mutants simulate docs vault \
+.PHONY: help setup demo test test-unit test-parts test-services test-e2e lint fmt lock up down status logs bench mutants simulate docs vault \
 	chaos chaos-selftest test-chaos
 
 help: ## List every target
@@ -45,23 +50,21 @@ demo: setup ## One campaign through the whole house, checked (KEEP=1, KILL=<serv
 	@$(BIN)/paceline-demo run $(if $(KEEP),--keep) $(if $(KILL),--kill $(KILL)) $(if $(KEYS),--keys $(KEYS))
 
 test: setup ## Lint and every test, on the real parts and the real Vault
-	@$(MAKE) --no-print-directory -j3 test-chaos test-parts
+	@$(MAKE) --no-print-directory -j4 test-chaos test-services test-parts
 
 test-parts: vault lint test-unit
-	@$(BIN)/paceline-local run --keys vault -- \
-		$(BIN)/pytest -q tests --ignore=tests/unit --ignore=tests/e2e --ignore=tests/chaos
+	@$(BIN)/paceline-local run --keys vault -- $(BIN)/pytest -q tests \
+		--ignore=tests/unit --ignore=tests/e2e --ignore=tests/chaos $(SERVICES:%=--ignore=%)
 
-# Beside the others, in a house of its own; it waits more than it works
+# Beside it, each in a house of its own: they wait more than they work. Their output comes at the end
+test-services: vault lint test-unit
+	@$(call beside,services,$(BIN)/paceline-local run --keys vault -- $(BIN)/pytest -q $(SERVICES))
+
 test-e2e: vault
-	@mkdir -p .run
-	@PACELINE_RUN_DIR=$(CURDIR)/.run/e2e $(BIN)/paceline-local run --keys vault -- \
-		$(BIN)/pytest -q tests/e2e >.run/e2e.log 2>&1 || { cat .run/e2e.log; exit 1; }
-	@echo "End to end:" && tail -n 1 .run/e2e.log
+	@$(call beside,e2e,$(BIN)/paceline-local run --keys vault -- $(BIN)/pytest -q tests/e2e)
 
-# In a house of its own too, after the one before: two houses at once are enough for two cores
 test-chaos: test-e2e
-	@$(BIN)/pytest -q tests/chaos >.run/test-chaos.log 2>&1 || { cat .run/test-chaos.log; exit 1; }
-	@echo "Chaos, short:" && tail -n 1 .run/test-chaos.log
+	@$(call beside,chaos,$(BIN)/pytest -q tests/chaos)
 
 test-unit: setup ## Unit tests: no services needed
 	@$(BIN)/pytest -q tests/unit
