@@ -511,7 +511,7 @@ async def test_a_doubt_is_held_by_a_living_process_and_free_when_it_falls_silent
     stuck = asyncio.create_task(bench.look())
     try:
         await until(lambda: len(bench.provider.looked) == 1, "one looks")
-        assert await other.look() == 0
+        assert await asyncio.wait_for(other.look(), 20) == 0
         bench.world.rows(
             "UPDATE sender.instance SET beat_at = now() - interval '1 min' WHERE instance_id ="
             " (SELECT looking_by FROM sender.doubt WHERE job_id = %s)",

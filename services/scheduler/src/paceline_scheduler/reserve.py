@@ -195,9 +195,7 @@ class Pacer:
             expired: int = (
                 await tx.execute(self._queries["requeue_expired"], arguments)
             ).scalar_one()
-            ended: int = (
-                await tx.execute(self._queries["close_expired_suspensions"])
-            ).scalar_one()
+            ended: int = (await tx.execute(self._queries["close_expired_suspensions"])).scalar_one()
         if ended:
             failpoints.hit("scheduler.after_suspensions_ended")
         if expired:
