@@ -298,7 +298,9 @@ class Controller:
         while True:
             with suppress(psycopg.OperationalError):
                 now = await asyncio.to_thread(ledger.look)
-                if self.tally.phase == "chaos" and now.queued < self._backlog:
+                # What was imported and has not arrived yet is on its way.
+                coming = len(self._customer.diary.leads) - now.enrolled
+                if self.tally.phase == "chaos" and now.queued + coming < self._backlog:
                     with suppress(Refused):
                         await self._customer.enroll(self._row)
             await asyncio.sleep(0.5)

@@ -14,13 +14,17 @@ _BY_THE_CLOCK: Final = ("connect_failed", "limited")
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """How much lies ahead: jobs, leads with something to come, events not published."""
+    """How much lies ahead: jobs, leads with something to come, events not published.
+
+    `enrolled` are all leads that ever got as far.
+    """
 
     queued: int
     under_way: int
     in_doubt: int
     leads: int
     outbox: int
+    enrolled: int
 
     @property
     def at_rest(self) -> bool:
@@ -55,12 +59,18 @@ class Ledger:
                 " AND j.state IS DISTINCT FROM 'in_doubt'",
                 [self._workspace],
             ).fetchone() or (0,)
+            (enrolled,) = db.execute(
+                "SELECT count(*) FROM scheduler.enrollment WHERE workspace_id = %s",
+                [self._workspace],
+            ).fetchone() or (0,)
             outbox = 0
             for schema in ("gateway", "scheduler", "sender", "bounce", "reply"):
                 (count,) = db.execute(f"SELECT count(*) FROM {schema}.outbox").fetchone() or (0,)
                 outbox += count
         under_way = jobs.get("reserved", 0) + jobs.get("sending", 0)
-        return Open(jobs.get("queued", 0), under_way, jobs.get("in_doubt", 0), leads, outbox)
+        return Open(
+            jobs.get("queued", 0), under_way, jobs.get("in_doubt", 0), leads, outbox, enrolled
+        )
 
     def about_to_leave(self) -> list[str]:
         """Return the addresses of jobs whose slot is leased and still to come."""
