@@ -299,7 +299,7 @@ class Controller:
             with suppress(psycopg.OperationalError):
                 now = await asyncio.to_thread(ledger.look)
                 # What was imported and has not arrived yet is on its way.
-                coming = len(self._customer.diary.leads) - now.enrolled
+                coming = len(self._customer.diary.leads) - now.received
                 if self.tally.phase == "chaos" and now.queued + coming < self._backlog:
                     with suppress(Refused):
                         await self._customer.enroll(self._row)

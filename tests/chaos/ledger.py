@@ -16,7 +16,7 @@ _BY_THE_CLOCK: Final = ("connect_failed", "limited")
 class Open:
     """How much lies ahead: jobs, leads with something to come, events not published.
 
-    `enrolled` are all leads that ever got as far.
+    `received` are all leads that ever arrived, refused ones among them.
     """
 
     queued: int
@@ -24,7 +24,7 @@ class Open:
     in_doubt: int
     leads: int
     outbox: int
-    enrolled: int
+    received: int
 
     @property
     def at_rest(self) -> bool:
@@ -59,8 +59,8 @@ class Ledger:
                 " AND j.state IS DISTINCT FROM 'in_doubt'",
                 [self._workspace],
             ).fetchone() or (0,)
-            (enrolled,) = db.execute(
-                "SELECT count(*) FROM scheduler.enrollment WHERE workspace_id = %s",
+            (received,) = db.execute(
+                "SELECT count(*) FROM scheduler.receipt WHERE workspace_id = %s",
                 [self._workspace],
             ).fetchone() or (0,)
             outbox = 0
@@ -69,7 +69,7 @@ class Ledger:
                 outbox += count
         under_way = jobs.get("reserved", 0) + jobs.get("sending", 0)
         return Open(
-            jobs.get("queued", 0), under_way, jobs.get("in_doubt", 0), leads, outbox, enrolled
+            jobs.get("queued", 0), under_way, jobs.get("in_doubt", 0), leads, outbox, received
         )
 
     def about_to_leave(self) -> list[str]:
