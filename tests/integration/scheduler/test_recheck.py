@@ -185,6 +185,7 @@ async def test_recheck_decides_the_end_of_a_hold_that_would_run_out(
         ({}, "limited"),
         ({}, "cooldown"),
         ({}, "probe_read_failed"),
+        ({}, "read_grant_revoked"),
         ({}, "sender_refused"),
     ],
 )

@@ -3,7 +3,8 @@
 CREATE OR REPLACE FUNCTION scheduler.is_node_failure(p_reason text) RETURNS boolean
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
     SELECT p_reason IN ('node_failed', 'probe_send_failed', 'probe_read_failed', 'grant_revoked',
-        'auth_failed', 'connect_failed', 'sender_refused', 'credential_unreadable')
+        'auth_failed', 'connect_failed', 'sender_refused', 'credential_unreadable',
+        'read_auth_failed', 'read_grant_revoked')
 $$;
 
 -- Purpose: how a failed mailbox is tested again: {"every_s", "for_s"}, NULL for not at all. Signing in
@@ -14,6 +15,7 @@ RETURNS jsonb
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT '{"every_s": 900, "for_s": 86400}'::jsonb || CASE
         WHEN p_policy ? 'recheck' THEN nullif(p_policy -> 'recheck', 'null') ELSE '{}' END
-    WHERE p_policy IS NOT NULL AND p_reason NOT IN ('probe_read_failed', 'sender_refused')
+    WHERE p_policy IS NOT NULL AND p_reason NOT IN ('probe_read_failed', 'read_auth_failed',
+            'read_grant_revoked', 'sender_refused')
         AND coalesce(split_part(p_detail, ':', 1), '') NOT IN ('sender_refused', 'message_refused')
 $$;

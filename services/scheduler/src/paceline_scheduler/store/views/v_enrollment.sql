@@ -17,7 +17,7 @@ SELECT
         -- As `is_node_failure` says; a view's reader may not call it.
         WHEN s.scope = 'mailbox' AND s.reason IN ('node_failed', 'probe_send_failed',
             'probe_read_failed', 'auth_failed', 'connect_failed', 'sender_refused',
-            'credential_unreadable') THEN 'node_failed'
+            'credential_unreadable', 'read_auth_failed', 'read_grant_revoked') THEN 'node_failed'
         WHEN s.scope IS NOT NULL THEN s.scope || '_suspended'
         WHEN j.state = 'reserved' THEN 'slot_reserved'
         WHEN j.due_at > clock_timestamp() THEN CASE
