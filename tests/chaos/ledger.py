@@ -16,7 +16,8 @@ _BY_THE_CLOCK: Final = ("connect_failed", "limited")
 class Open:
     """How much lies ahead: jobs, leads with something to come, events not published.
 
-    `received` are all leads that ever arrived, refused ones among them.
+    Events of the last seconds are on their way. `received` are all leads that ever arrived,
+    refused ones among them.
     """
 
     queued: int
@@ -65,7 +66,9 @@ class Ledger:
             ).fetchone() or (0,)
             outbox = 0
             for schema in ("gateway", "scheduler", "sender", "bounce", "reply"):
-                (count,) = db.execute(f"SELECT count(*) FROM {schema}.outbox").fetchone() or (0,)
+                (count,) = db.execute(
+                    f"SELECT count(*) FROM {schema}.outbox WHERE at < now() - interval '5 s'"
+                ).fetchone() or (0,)
                 outbox += count
         under_way = jobs.get("reserved", 0) + jobs.get("sending", 0)
         return Open(
