@@ -50,30 +50,24 @@ class Relay:
                 lanes.create_task(self._lane())
 
     async def _lane(self) -> None:
-        client: aiosmtplib.SMTP | None = None
-        try:
-            while True:
-                letter = await self._letters.get()
-                try:
-                    if client is None or not client.is_connected:
-                        client = aiosmtplib.SMTP(
-                            hostname=self.host, port=self.port, timeout=_PATIENCE_S,
-                            start_tls=False, local_hostname="twin.test",
-                        )  # fmt: skip
-                        await client.connect()
+        while True:
+            letter = await self._letters.get()
+            # A connection each: Postfix learns of new accounts at its next session only.
+            client = aiosmtplib.SMTP(
+                hostname=self.host, port=self.port, timeout=_PATIENCE_S, start_tls=False,
+                local_hostname="twin.test",
+            )  # fmt: skip
+            try:
+                async with client:
                     await client.sendmail(letter.sender, [letter.recipient], letter.data)
-                except aiosmtplib.SMTPRecipientsRefused as refusal:
-                    self._answered(letter, refusal.recipients[0])
-                except aiosmtplib.SMTPResponseException as refusal:
-                    self._answered(letter, refusal)
-                except (aiosmtplib.SMTPException, OSError):
-                    client = None
-                    self._again(letter)
-                else:
-                    self.waiting -= 1
-        finally:
-            if client is not None:
-                client.close()
+            except aiosmtplib.SMTPRecipientsRefused as refusal:
+                self._answered(letter, refusal.recipients[0])
+            except aiosmtplib.SMTPResponseException as refusal:
+                self._answered(letter, refusal)
+            except (aiosmtplib.SMTPException, OSError):
+                self._again(letter)
+            else:
+                self.waiting -= 1
 
     def _answered(self, letter: Letter, refusal: aiosmtplib.SMTPResponseException) -> None:
         if refusal.code >= 500:
