@@ -42,6 +42,10 @@ def served(
     """The gateway on a port, in a thread of its own: its URL and a key."""
     for name, value in stack.env("gateway").items():
         monkeypatch.setenv(name, value)
+    peers.scheduler = {
+        "settle": (404, {"code": "unknown_doubt"}),
+        "preview": (404, {"code": "step_not_found", "detail": "There is no such step."}),
+    }
     service = build(
         GatewaySettings(
             http_port=0, sender_url=peers.url, reply_url=peers.url, scheduler_url=peers.url
