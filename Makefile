@@ -28,13 +28,14 @@ RULE ?=
 # What `make chaos` does
 KILLS ?= 500
 
-# The half of the tests that `make test` runs beside the other half
-SERVICES := tests/integration/scheduler tests/integration/sender tests/integration/reply
+# What `make test` runs beside the rest
+SERVICES := tests/integration/scheduler tests/integration/sender
+INBOUND := tests/integration/reply
 beside = mkdir -p .run; PACELINE_RUN_DIR=$(CURDIR)/.run/test-$(1) $(2) >.run/test-$(1).log 2>&1 \
 	|| { cat .run/test-$(1).log; exit 1; }; echo "$(1):" && tail -n 1 .run/test-$(1).log
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-parts test-services test-e2e lint fmt lock up down status logs bench mutants simulate docs vault \
+.PHONY: help setup demo test test-unit test-parts test-services test-inbound test-e2e lint fmt lock up down status logs bench mutants simulate docs vault \
 	chaos chaos-selftest test-chaos
 
 help: ## List every target
@@ -50,14 +51,14 @@ demo: setup ## One campaign through the whole house, checked (KEEP=1, KILL=<serv
 	@$(BIN)/paceline-demo run $(if $(KEEP),--keep) $(if $(KILL),--kill $(KILL)) $(if $(KEYS),--keys $(KEYS))
 
 test: setup ## Lint and every test, on the real parts and the real Vault
-	@$(MAKE) --no-print-directory -j4 test-chaos test-services test-parts
+	@$(MAKE) --no-print-directory -j4 test-inbound test-services test-parts
 
 test-parts: vault lint test-unit
 	@$(BIN)/paceline-local run --keys vault -- $(BIN)/pytest -q tests \
-		--ignore=tests/unit --ignore=tests/e2e --ignore=tests/chaos $(SERVICES:%=--ignore=%)
+		--ignore=tests/unit --ignore=tests/e2e --ignore=tests/chaos $(SERVICES:%=--ignore=%) $(INBOUND:%=--ignore=%)
 
 # Beside it, each in a house of its own: they wait more than they work. Their output comes at the end
-test-services: vault lint test-unit
+test-services: vault
 	@$(call beside,services,$(BIN)/paceline-local run --keys vault -- $(BIN)/pytest -q $(SERVICES))
 
 test-e2e: vault
@@ -65,6 +66,9 @@ test-e2e: vault
 
 test-chaos: test-e2e
 	@$(call beside,chaos,$(BIN)/pytest -q tests/chaos)
+
+test-inbound: test-chaos
+	@$(call beside,inbound,$(BIN)/paceline-local run --keys vault -- $(BIN)/pytest -q $(INBOUND))
 
 test-unit: setup ## Unit tests: no services needed
 	@$(BIN)/pytest -q tests/unit
