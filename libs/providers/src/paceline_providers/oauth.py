@@ -248,6 +248,7 @@ class GrantTokens:
         try:
             stored = await self._store.load()
         except Exception as error:
+            # The store is a service's own: whatever fails in it, there is no token just now.
             raise TokenUnavailable(
                 f"the stored tokens cannot be read: {type(error).__name__}"
             ) from error

@@ -120,6 +120,7 @@ async def _record(parts: Parts, link: Link, kind: str) -> None:
                 )
             )  # fmt: skip
     except Exception as error:
+        # A count is not worth the reader's click; anything but a lost dependency is a bug.
         if classify(error) is not Fault.DEPENDENCY:
             raise
         _log.warning(

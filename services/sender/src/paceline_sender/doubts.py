@@ -220,6 +220,7 @@ class Doubts:
                     tx, row, [], next_look_at=self._clock.now() + self._patience.first_look
                 )
         except Exception as error:
+            # What kept the look from its end may keep this from being written too.
             if classify(error) is not Fault.DEPENDENCY:
                 raise
 

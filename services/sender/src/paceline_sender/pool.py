@@ -73,7 +73,7 @@ class ConnectionPool:
         place.wanted += 1
         try:
             await place.turns.acquire()
-        except BaseException:
+        except BaseException:  # a cancelled wait, too, must not be counted for ever
             place.wanted -= 1
             self._forget(key, place)
             raise
@@ -87,7 +87,7 @@ class ConnectionPool:
                     return lease
                 self._leave(lease)
             opened = await open_()
-        except BaseException:
+        except BaseException:  # a cancelled connect, too, gives its turn back
             self._done(key, place)
             raise
         if isinstance(opened, Unsent):

@@ -262,7 +262,7 @@ class _Dialled(imaplib.IMAP4):
             return plain
         try:
             return self._tls_context.wrap_socket(plain, server_hostname=self.host)
-        except BaseException:
+        except BaseException:  # whatever ends the handshake, the socket is nobody's
             plain.close()
             raise
 
