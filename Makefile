@@ -29,13 +29,13 @@ RULE ?=
 KILLS ?= 500
 
 # What `make test` runs beside the rest
-SERVICES := tests/integration/scheduler tests/integration/sender
-INBOUND := tests/integration/reply
+SCHEDULER := tests/integration/scheduler
+TRANSPORT := tests/integration/sender tests/integration/reply
 beside = mkdir -p .run; PACELINE_RUN_DIR=$(CURDIR)/.run/test-$(1) $(2) >.run/test-$(1).log 2>&1 \
 	|| { cat .run/test-$(1).log; exit 1; }; echo "$(1):" && tail -n 1 .run/test-$(1).log
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-parts test-services test-inbound test-e2e lint fmt lock up down status logs bench mutants simulate docs vault \
+.PHONY: help setup demo test test-unit test-parts test-scheduler test-transport test-e2e lint fmt lock up down status logs bench mutants simulate docs vault \
 	chaos chaos-selftest test-chaos
 
 help: ## List every target
@@ -51,24 +51,24 @@ demo: setup ## One campaign through the whole house, checked (KEEP=1, KILL=<serv
 	@$(BIN)/paceline-demo run $(if $(KEEP),--keep) $(if $(KILL),--kill $(KILL)) $(if $(KEYS),--keys $(KEYS))
 
 test: setup ## Lint and every test, on the real parts and the real Vault
-	@$(MAKE) --no-print-directory -j4 test-inbound test-services test-parts
+	@$(MAKE) --no-print-directory -j4 test-chaos test-transport test-scheduler test-parts
 
 test-parts: vault lint test-unit
 	@$(BIN)/paceline-local run --keys vault -- $(BIN)/pytest -q tests \
-		--ignore=tests/unit --ignore=tests/e2e --ignore=tests/chaos $(SERVICES:%=--ignore=%) $(INBOUND:%=--ignore=%)
+		--ignore=tests/unit --ignore=tests/e2e --ignore=tests/chaos $(patsubst %,--ignore=%,$(SCHEDULER) $(TRANSPORT))
 
 # Beside it, each in a house of its own: they wait more than they work. Their output comes at the end
-test-services: vault
-	@$(call beside,services,$(BIN)/paceline-local run --keys vault -- $(BIN)/pytest -q $(SERVICES))
+test-scheduler: vault
+	@$(call beside,scheduler,$(BIN)/paceline-local run --keys vault -- $(BIN)/pytest -q $(SCHEDULER))
+
+test-transport: vault
+	@$(call beside,transport,$(BIN)/paceline-local run --keys vault -- $(BIN)/pytest -q $(TRANSPORT))
 
 test-e2e: vault
 	@$(call beside,e2e,$(BIN)/paceline-local run --keys vault -- $(BIN)/pytest -q tests/e2e)
 
 test-chaos: test-e2e
 	@$(call beside,chaos,$(BIN)/pytest -q tests/chaos)
-
-test-inbound: test-chaos
-	@$(call beside,inbound,$(BIN)/paceline-local run --keys vault -- $(BIN)/pytest -q $(INBOUND))
 
 test-unit: setup ## Unit tests: no services needed
 	@$(BIN)/pytest -q tests/unit

@@ -92,7 +92,7 @@ async def test_a_scheduled_campaign_is_foretold_from_its_start_and_competes_from
     assert 124 < ours < 125
     assert 7 < other < 8, "nobody in its way"
     ours, other = await foretold(0)
-    assert 9 < ours < 11
+    assert 8 < ours < 11, "either may have the first turn"
     assert 12 < other < 13, "both take turns"
 
 
