@@ -21,14 +21,15 @@ no measure then. So they share one mailbox here.
 import asyncio
 import logging
 import shutil
-import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
 import pytest
+from tests.waiting import until
 
 from paceline_demo.admin import Admin
 from paceline_demo.api import Api
@@ -44,11 +45,10 @@ SEEDS_AT_LEAST: Final = 40
 # Enough to ask for the forecast on busy cores.
 AHEAD: Final = timedelta(seconds=15)
 PATIENCE_S: Final = 150
-_LOOK_EVERY_S: Final = 0.25
 _log: Final = logging.getLogger(__name__)
 _PASSWORD: Final = "forecast-Reef-17"
 
-Condition = Callable[[], Awaitable[bool]]
+_until: Final = partial(until, within_s=PATIENCE_S, every_s=0.25)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,13 +168,13 @@ class Run:
             self._campaign("ours", LEADS, [north, south]), self._campaign("other", OTHERS, [shared])
         )
         await self._api.post(f"/v1/campaigns/{other}/start")
-        await self._until(self._others_under_way)
+        await _until(self._others_under_way, "the other campaign is under way")
         start = datetime.now(UTC) + AHEAD
         await self._api.post(f"/v1/campaigns/{ours}/start", {"start_at": start.isoformat()})
         told = await self._api.post(f"/v1/campaigns/{ours}/forecast", {"seeds": SEEDS})
         assert datetime.now(UTC) < start, "the forecast was there before the start"
         assert told["seeds"] >= SEEDS_AT_LEAST, told["message"]
-        await self._until(self._all_submitted)
+        await _until(self._all_submitted, "all submitted")
         return self._outcome(told, start)
 
     def _outcome(self, told: dict[str, Any], start: datetime) -> Outcome:
@@ -223,7 +223,7 @@ class Run:
             report = await self._api.get(f"/v1/campaigns/{campaign['id']}/report")
             return bool(sum(report["states"].values()) == leads)
 
-        await self._until(enrolled)
+        await _until(enrolled, "all enrolled")
         return str(campaign["id"])
 
     async def _others_under_way(self) -> bool:
@@ -240,13 +240,6 @@ class Run:
             for submission in read_log(lines, self._since).submissions
             if any(to.startswith(f"{name}-") for to in submission.recipients)
         ]
-
-    async def _until(self, condition: Condition) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while not await condition():
-            if time.monotonic() >= deadline:
-                raise TimeoutError
-            await asyncio.sleep(_LOOK_EVERY_S)
 
 
 def people_of(campaign: str, count: int) -> list[str]:

@@ -5,14 +5,12 @@ refresh their tokens, queues a campaign, and leaves a consent half-way. Then eve
 was secret is looked for in the dumps, and what is sealed there is tried with every other key.
 """
 
-import asyncio
 import base64
 import re
 import shutil
 import struct
 import subprocess
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +27,7 @@ from hvac.exceptions import InvalidRequest
 from psycopg.rows import dict_row
 from tests.twins.gmail.oauth import CLIENT_ID as GOOGLE
 from tests.twins.graph.oauth import CLIENT_ID as MICROSOFT
+from tests.waiting import until
 
 from paceline_common import ids
 from paceline_demo.admin import Admin
@@ -188,7 +187,7 @@ async def _queue(house: House, mailboxes: list[str]) -> None:
     csv = "\n".join(["email", *(f"lead-{n}@example.test" for n in range(20))]).encode()
     await house.api.upload(f"/v1/campaigns/{campaign['id']}/imports", "leads.csv", csv)
     await house.api.post(f"/v1/campaigns/{campaign['id']}/start")
-    await _until(lambda: len(_redis(house.stack)) > 200)
+    await until(lambda: len(_redis(house.stack)) > 200, "queued", within_s=_PATIENCE_S, every_s=0.2)
 
 
 def _remember_tokens(house: House, kind: str, email: str) -> None:
@@ -198,13 +197,6 @@ def _remember_tokens(house: House, kind: str, email: str) -> None:
     assert found
     for one in found:
         house.secrets[f"token {len(house.secrets)} of {email}"] = one
-
-
-async def _until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come"
-        await asyncio.sleep(0.2)
 
 
 # ---- The dumps
@@ -407,6 +399,6 @@ async def _audited(house: House, mailbox: str) -> dict[str, str]:
                 )
             ]
 
-    await _until(lambda: bool(found()))
+    await until(found, "the record", within_s=_PATIENCE_S, every_s=0.2)
     [detail] = found()
     return detail

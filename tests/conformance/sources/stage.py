@@ -14,7 +14,7 @@ from typing import Protocol
 import httpx
 from tests.conformance.providers import gmail_stage, graph_stage
 from tests.conformance.sources.accounts import FULL, SEND_ONLY, ApiAccount, GmailAccount, account
-from tests.integration.reply.world import until
+from tests.waiting import until
 
 from paceline_local.stack import Stack
 from paceline_providers.api import Api, ApiTimeouts

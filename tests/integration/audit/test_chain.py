@@ -9,7 +9,7 @@ import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from tests.integration.audit.conftest import Admin, Log, Sql, in_thread
-from tests.integration.reply.world import until
+from tests.waiting import until
 
 from paceline_audit.append import append
 from paceline_audit.checkpoint import Checkpointer

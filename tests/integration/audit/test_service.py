@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 from tests.integration.audit.conftest import Admin, Log, Sql, in_thread
-from tests.integration.reply.world import publish, until
+from tests.integration.reply.world import publish
+from tests.waiting import until
 
 from paceline_common import events, ids, topics
 from paceline_local.stack import Stack
@@ -36,16 +37,16 @@ async def test_what_services_record_is_chained_signed_and_verifiable(
         )
     publish(stack, "gateway", topics.AUDIT_RECORDED, "installation", installation)
 
-    await until(lambda: len(log.rows()) == 3, seconds=60)
+    await until(lambda: len(log.rows()) == 3, within_s=60)
     stack.kill("audit")
     publish(stack, "bounce", topics.AUDIT_RECORDED, log.public, recorded(log.public, "bounce"))
     stack.restart("audit", {"PACELINE_CHECKPOINT_S": "1"})
-    await until(lambda: len(log.rows()) == 4, seconds=60)
+    await until(lambda: len(log.rows()) == 4, within_s=60)
     await until(
         lambda: sql.execute(
             "SELECT FROM audit.checkpoint WHERE workspace_id = %s AND seq = 4", (log.workspace_id,)
         ).fetchall(),
-        seconds=60,
+        within_s=60,
     )
 
     assert sorted(row["action"] for row in log.rows()) == [

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
-from tests.integration.reply.world import World, publish, until
+from tests.integration.reply.world import World, publish
+from tests.waiting import until
 
 from paceline_common import events, ids, topics
 from paceline_local.stack import Stack
@@ -45,7 +46,7 @@ async def test_sends_delivered_twice_make_one_score_that_is_told_and_decays(
         publish(stack, "sender", topics.SENT, workspace, body, event_id)
     publish(stack, "sender", topics.SENT, workspace, sent(20, other))
 
-    await until(lambda: health(other) == (None, 1), seconds=60)
+    await until(lambda: health(other) == (None, 1), within_s=60)
     assert health(world.mailbox_id) == (85, 20)
     await until(lambda: not world.events("mailbox-health-changed", "bounce"))
 
@@ -65,7 +66,7 @@ async def test_sends_delivered_twice_make_one_score_that_is_told_and_decays(
     changed = events.MailboxChanged(workspace_id=workspace, mailbox_id=mailbox, version=2)
     publish(stack, "gateway", topics.MAILBOX_CHANGED, mailbox, changed)
     stage = "SELECT stage FROM bounce.mailbox_health WHERE mailbox_id = %s"
-    await until(lambda: world.one(stage, world.mailbox_id) == {"stage": 3}, seconds=60)
+    await until(lambda: world.one(stage, world.mailbox_id) == {"stage": 3}, within_s=60)
 
 
 @pytest.fixture
@@ -90,8 +91,8 @@ async def test_a_mailbox_is_read_from_its_event_on_and_stops_what_must_stop(
     world.deliver(world.sample("dsn-postfix-unknown-user", gone))
     world.deliver(world.sample("auto-sieve-vacation", away))
 
-    await until(lambda: len(world.inbound()) == 3, seconds=60)
-    await until(lambda: world.suppressed() == {gone.lead_email: "hard_bounce"}, seconds=60)
+    await until(lambda: len(world.inbound()) == 3, within_s=60)
+    await until(lambda: world.suppressed() == {gone.lead_email: "hard_bounce"}, within_s=60)
     assert sorted(row["kind"] for row in world.inbound()) == ["auto_reply", "dsn", "human"]
     assert ("enrollment", answered.enrollment_id, "replied") in world.suspensions()
     assert world.enrollment_state(gone) == "bounced"
@@ -103,7 +104,7 @@ async def test_a_mailbox_is_read_from_its_event_on_and_stops_what_must_stop(
     stack.kill("reply")
     world.deliver(world.sample("human-outlook", away))
     stack.restart("reply", {"PACELINE_POLL_S": "600"})
-    await until(lambda: len(world.inbound()) == 4, seconds=60)
+    await until(lambda: len(world.inbound()) == 4, within_s=60)
     assert ("enrollment", away.enrollment_id, "replied") in world.suspensions()
 
     publish(
@@ -116,7 +117,7 @@ async def test_a_mailbox_is_read_from_its_event_on_and_stops_what_must_stop(
             enrollment_id=answered.enrollment, outcome_class="hard", rejected_at=datetime.now(UTC),
         ),
     )  # fmt: skip
-    await until(lambda: answered.lead_email in world.suppressed(), seconds=60)
+    await until(lambda: answered.lead_email in world.suppressed(), within_s=60)
 
     log = (stack.layout.log / "reply.log").read_text() + (
         stack.layout.log / "bounce.log"

@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -22,6 +22,7 @@ from aiokafka import AIOKafkaProducer
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
 from pydantic import SecretStr
+from tests.waiting import until
 
 from paceline_common import events, ids
 from paceline_common.db import Database, migrate
@@ -268,20 +269,6 @@ async def consuming(
     finally:
         subscriber.stopping()
         await broker.stop()
-
-
-async def until(
-    true: Callable[[], bool | Awaitable[bool]], what: str, timeout_s: float = 30
-) -> None:
-    """Wait until `true()`; fail with `what` when it does not come about in time."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        outcome = true()
-        if await outcome if not isinstance(outcome, bool) else outcome:
-            return
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {timeout_s} s: {what}")
-        await asyncio.sleep(0.05)
 
 
 REPOSITORY = Path(__file__).resolve().parents[3]

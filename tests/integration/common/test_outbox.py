@@ -18,9 +18,9 @@ from tests.integration.common.conftest import (
     body,
     kill_kafka,
     new_topic,
-    until,
     worker,
 )
+from tests.waiting import until
 
 from paceline_common import events, ids, telemetry
 from paceline_common.db import Database, Outbox, Outgoing
@@ -161,7 +161,9 @@ async def test_a_killed_relay_leaves_nothing_out_and_nothing_out_of_order(
     for nth in (2, 4, 3):
         async with worker(clean, failpoints=f"outbox.{place}=kill@{nth}") as process:
             # The dying rounds need something to publish.
-            await until(lambda: process.returncode is not None or writing.done(), "killed", 60)
+            await until(
+                lambda: process.returncode is not None or writing.done(), "killed", within_s=60
+            )
     await writing
     async with relaying(clean.settings, db, outbox):
         await until(lambda: waiting(clean) == 0, "all published")
@@ -186,7 +188,7 @@ async def test_a_killed_broker_leaves_nothing_out_and_nothing_out_of_order(
             "SELECT 1 FROM pg_stat_activity WHERE usename = 'scratch' AND state ~ 'transaction'"
         )
         await asyncio.to_thread(clean.start, "kafka")
-        await until(lambda: waiting(clean) == 0, "all published", 60)
+        await until(lambda: waiting(clean) == 0, "all published", within_s=60)
     assert_exactly(clean, topic, 32, repeats=True)
 
 
@@ -200,7 +202,7 @@ async def test_a_topic_that_fails_does_not_hold_up_the_others(
         await outbox.add(tx, [Outgoing(topic=missing, key="k", body=body(0))])
         await outbox.add(tx, [Outgoing(topic=topic, key="k", body=body(1))])
     async with relaying(clean.settings, db, outbox, metrics):
-        await until(lambda: waiting(clean) == 1, "the other is published", 5)
+        await until(lambda: waiting(clean) == 1, "the other is published", within_s=5)
         value = metrics.registry.get_sample_value
         await until(lambda: (value("paceline_outbox_age_seconds") or 0) > 0.5, "its age shows")
         refused = {"topic": "no-such-topic"}

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError,
 
 from paceline_common import grants
 from paceline_common.redis import Script, check, connect
+from paceline_local.process import wait_until
 
 HEADER = "-- Purpose: count.\n-- KEYS: 1 counter\n-- ARGV: 1 by\n-- Returns: the sum\n"
 COUNT = HEADER + "return redis.call('INCRBY', KEYS[1], ARGV[1])\n"
@@ -44,15 +46,13 @@ class Server:
                  "--save", "", "--dir", str(self.directory), "--aclfile", str(acl)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            try:
-                socket.create_connection(("127.0.0.1", self.redis_port), 1).close()
-            except ConnectionRefusedError:
-                time.sleep(0.02)
-            else:
-                return
-        pytest.fail((self.directory / "log").read_text())
+        assert wait_until(self._listens, 20), (self.directory / "log").read_text()
+
+    def _listens(self) -> bool:
+        with suppress(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", self.redis_port), 1).close()
+            return True
+        return False
 
     def stop(self) -> None:
         """End the process."""

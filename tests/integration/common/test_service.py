@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
-from tests.integration.common.conftest import Parts, kill_kafka, until, worker
+from tests.integration.common.conftest import Parts, kill_kafka, worker
+from tests.waiting import until
 
 
 def free_port() -> int:
@@ -139,11 +140,11 @@ async def test_it_starts_before_its_dependencies_and_survives_their_absence(clea
         assert (await service.get("/readyz")).status_code == 503
         await asyncio.to_thread(clean.start, "postgres")
         await asyncio.to_thread(clean.start, "kafka")
-        await until(lambda: service.answers("/readyz", 200), "ready", 60)
+        await until(lambda: service.answers("/readyz", 200), "ready", within_s=60)
         await asyncio.to_thread(clean.stack.stop, "postgres")
         await until(lambda: service.answers("/readyz", 503), "not ready")
         await asyncio.to_thread(clean.start, "postgres")
-        await until(lambda: service.answers("/readyz", 200), "ready again", 60)
+        await until(lambda: service.answers("/readyz", 200), "ready again", within_s=60)
         service.process.send_signal(signal.SIGTERM)
         await service.end()
     assert service.process.returncode == 0

@@ -17,8 +17,8 @@ from tests.integration.common.conftest import (
     new_topic,
     produce,
     record,
-    until,
 )
+from tests.waiting import until
 
 from paceline_common import events, ids
 from paceline_common.db import Database
@@ -318,7 +318,7 @@ async def test_past_the_limit_it_halts_and_passes_nothing(
     async with consuming(settings, db, made, metrics) as subscriber:
         await until(lambda: subscriber.state == "halted", "halted")
         # Others may have its partitions, at once: sooner than its session would end.
-        await until(lambda: clean.members(f"scratch.{topic.name}") == 0, "it has left", 6)
+        await until(lambda: clean.members(f"scratch.{topic.name}") == 0, "it has left", within_s=6)
     assert len(quarantined(clean)) == 3
     assert effects(clean) == {"job-first": 1}
     assert clean.committed(f"scratch.{topic.name}", topic.name) == 4
@@ -340,7 +340,9 @@ async def test_a_halted_member_leaves_its_group(clean: Parts, db: Database, topi
     async with consuming(settings, db, subscription(topic, count_but_poison)) as halted:
         await until(lambda: halted.state == "halted", "halted")
         async with consuming(clean.settings, db, subscription(topic, count)):
-            await until(lambda: effects(clean) == {"job-poison-2": 1}, "the other goes on", 20)
+            await until(
+                lambda: effects(clean) == {"job-poison-2": 1}, "the other goes on", within_s=20
+            )
 
 
 async def test_a_stop_that_cannot_be_handled_suspends_in_the_same_transaction(

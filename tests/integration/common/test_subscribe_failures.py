@@ -14,10 +14,10 @@ from tests.integration.common.conftest import (
     new_topic,
     produce,
     record,
-    until,
     worker,
 )
 from tests.integration.common.test_subscribe import count, effects, quarantined, subscription
+from tests.waiting import until
 
 from paceline_common import events
 from paceline_common.db import Database
@@ -72,7 +72,7 @@ async def test_a_rebalance_in_mid_batch_neither_loses_nor_repeats_an_effect(
         async with consuming(clean.settings, other, second):
             await until(lambda: seen["second"] > 200, "the second has its share")
         # The second has left in the middle of its work.
-        await until(lambda: len(effects(clean)) == 3000, "all applied", 60)
+        await until(lambda: len(effects(clean)) == 3000, "all applied", within_s=60)
     await other.close()
     assert set(effects(clean).values()) == {1}
     assert not quarantined(clean)
@@ -86,7 +86,7 @@ async def test_a_killed_broker_costs_nothing_but_time(clean: Parts, db: Database
         await kill_kafka(clean)
         await asyncio.to_thread(clean.start, "kafka")
         await produce(clean, topic.name, [record(topic, job) for job in range(500, 1000)])
-        await until(lambda: len(effects(clean)) == 1000, "all applied", 90)
+        await until(lambda: len(effects(clean)) == 1000, "all applied", within_s=90)
     assert set(effects(clean).values()) == {1}
     assert not quarantined(clean)
 

@@ -9,8 +9,9 @@ from datetime import timedelta
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 from sqlalchemy.ext.asyncio import AsyncConnection
-from tests.integration.common.conftest import Parts, consuming, produce, record, until
+from tests.integration.common.conftest import Parts, consuming, produce, record
 from tests.integration.common.test_subscribe import count, effects, subscription
+from tests.waiting import until
 
 from paceline_common import events, topics
 from paceline_common.db import Database

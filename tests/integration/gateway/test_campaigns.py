@@ -1,10 +1,11 @@
 """Campaigns: what may be changed when, and a gate that is shut whenever it does not run."""
 
 import asyncio
-import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+from tests.waiting import until
 
 from paceline_common import ids
 from paceline_gateway import lifecycle
@@ -259,11 +260,12 @@ async def test_a_scheduled_start_is_on_time_however_seldom_it_is_looked(
     assert (await tenant.call("POST", f"{path}/start"))["campaign"]["status"] == "scheduled"
     seldom = parts.settings.model_copy(update={"scheduled_start_every_s": 3600})
     looking = asyncio.create_task(lifecycle.start_when_due(replace(parts, settings=seldom)))
+
+    async def started() -> bool:
+        return bool((await tenant.call("GET", path))["status"] == "running")
+
     try:
-        deadline = time.monotonic() + 20
-        while (await tenant.call("GET", path))["status"] != "running":
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.1)
+        await until(started, "started")
     finally:
         looking.cancel()
 

@@ -1,7 +1,6 @@
 """What each service's own Kafka principal may write and read, and that the rest is denied."""
 
 import asyncio
-from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 
@@ -24,6 +23,7 @@ from confluent_kafka.admin import (
     ResourcePatternType,
     ResourceType,
 )
+from tests.waiting import until
 
 from paceline_common import grants, topics
 from paceline_local.stack import Stack
@@ -66,13 +66,6 @@ def declared(principal: str, operation: str) -> set[str]:
         for acl in rules
         if name == acl.name or (acl.prefixed and name.startswith(acl.name))
     }
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait up to ten seconds for `condition`."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - logs have no event
-            await asyncio.sleep(0.01)
 
 
 async def first_record(consumer: AIOKafkaConsumer) -> object:

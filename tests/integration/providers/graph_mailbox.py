@@ -1,6 +1,5 @@
 """A mailbox of the Graph twin, connected: provider, tokens through the token endpoint, truth."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -142,13 +141,3 @@ async def connected(
             url,
         )
         yield Connected(twin, url, http, mailbox, tokens, provider, pauses)
-
-
-async def until(holds: Callable[[], bool], within_s: float = 5) -> None:
-    """Wait until something holds, and fail when it does not in time."""
-
-    async def wait() -> None:
-        while not holds():  # noqa: ASYNC110 - the truth has no event
-            await asyncio.sleep(0.01)
-
-    await asyncio.wait_for(wait(), within_s)

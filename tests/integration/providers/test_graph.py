@@ -13,8 +13,8 @@ from tests.integration.providers.graph_mailbox import (
     SENDER,
     connected,
     mime,
-    until,
 )
+from tests.waiting import until
 
 from paceline_providers.base import (
     Accepted,

@@ -13,9 +13,9 @@ from tests.integration.providers.graph_mailbox import (
     Connected,
     connected,
     mime,
-    until,
 )
 from tests.twins.wire import FaultKind
+from tests.waiting import until
 
 from paceline_providers.base import Accepted, Deferred, Fence, InDoubt, Rejected, Unsent
 from paceline_providers.classes import OutcomeClass

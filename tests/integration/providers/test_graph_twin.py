@@ -26,10 +26,10 @@ from tests.integration.providers.graph_mailbox import (
     Connected,
     connected,
     mime,
-    until,
 )
 from tests.twins.graph.oauth import CLIENT_ID, CLIENT_SECRET
 from tests.twins.wire import Request, Response, served
+from tests.waiting import until
 
 from paceline_providers.aadsts import rule_for
 

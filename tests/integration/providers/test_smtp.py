@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from tests.twins.smtp.server import Fault, Place, Script, ScriptedSmtp, scripted
+from tests.waiting import until
 
 from paceline_local import certificate
 from paceline_providers.base import (
@@ -327,9 +328,7 @@ async def test_a_server_that_left_before_mail_from_is_unsent_and_the_hook_is_not
 
     async with scripted(Script()) as server, opened(provider(server)) as session:
         server.only.dismiss()
-        async with asyncio.timeout(5):
-            while session.is_reusable:  # noqa: ASYNC110 - the session has no event to wait for
-                await asyncio.sleep(0.005)
+        await until(lambda: not session.is_reusable, within_s=5)
         outcome = await session.submit(SENDER, RECIPIENT, MESSAGE, before_mail_from=ask)
     assert isinstance(outcome, Unsent)
     assert outcome.reason == "connection_lost"

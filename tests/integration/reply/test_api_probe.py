@@ -10,7 +10,8 @@ import msgspec
 import pytest
 from tests.conformance.sources.accounts import FULL, READ_ONLY, SEND_ONLY
 from tests.integration.reply.boxes import Box, connected
-from tests.integration.reply.world import World, until
+from tests.integration.reply.world import World
+from tests.waiting import until
 
 from paceline_common.keys import KeyService
 from paceline_providers.base import ProbeResult

@@ -13,7 +13,8 @@ import httpx
 import pytest
 from tests.conformance.sources.accounts import FULL, READ_ONLY
 from tests.integration.reply.boxes import Box, connected
-from tests.integration.reply.world import World, until
+from tests.integration.reply.world import World
+from tests.waiting import until
 
 from paceline_common import failpoints
 from paceline_common.keys import KeyService
@@ -363,12 +364,12 @@ async def test_an_api_that_fails_for_long_is_an_issue_and_then_well_again(
     await start()
     box.account.twin.fail("any", "status", times=10_000, status=500, retry_after_s=0)
 
-    await until(lambda: world.events("issue-raised"), seconds=60)
+    await until(lambda: world.events("issue-raised"), within_s=60)
     assert world.events("issue-raised")[0].code == "read_unreachable"
     assert world.suspensions() == []
 
     box.account.twin.faults.clear()
-    await until(lambda: world.events("mailbox-probed")[-1].ok, seconds=60)
+    await until(lambda: world.events("mailbox-probed")[-1].ok, within_s=60)
 
 
 async def test_many_api_mailboxes_need_no_thread_each(box: Box, world: World, parts: Parts) -> None:
@@ -385,7 +386,7 @@ async def test_many_api_mailboxes_need_no_thread_each(box: Box, world: World, pa
     before = threading.active_count()
     task = asyncio.create_task(readers.run())
     await until(
-        lambda: len([one for one in world.events("mailbox-probed") if one.ok]) == count, seconds=90
+        lambda: len([one for one in world.events("mailbox-probed") if one.ok]) == count, within_s=90
     )
     during = threading.active_count()
     await end(task)

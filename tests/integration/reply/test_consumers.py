@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 import httpx
 import pytest
 from tests.integration.reply.boxes import connected
-from tests.integration.reply.world import World, until
+from tests.integration.reply.world import World
+from tests.waiting import until
 
 from paceline_common import events, ids, topics
 from paceline_common.kafka.subscribe import Delivery

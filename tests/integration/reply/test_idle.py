@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
-from tests.integration.reply.world import World, arrived, until
+from tests.integration.reply.world import World, arrived
+from tests.waiting import until
 
 from paceline_providers.hosts import HostPolicy
 from paceline_reply.app import resolver, tls_contexts

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.reply.world import World, arrived, until
+from tests.integration.reply.world import World, arrived
+from tests.waiting import until
 
 from paceline_reply.reader import Parts, Reader
 from paceline_reply.readers import Readers
@@ -155,7 +156,7 @@ async def test_a_thousand_and_more_messages_are_read_in_order(world: World, star
 
     await start()
 
-    await until(lambda: world.cursor()["place"]["last_uid"] == 1200, seconds=120)
+    await until(lambda: world.cursor()["place"]["last_uid"] == 1200, within_s=120)
     assert len(world.inbound()) == 1200
 
 

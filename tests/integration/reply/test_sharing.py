@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.integration.reply.world import World, until
+from tests.integration.reply.world import World
+from tests.waiting import until
 
 from paceline_local.stack import Stack
 from paceline_reply.reader import Parts
@@ -137,14 +138,14 @@ async def test_two_processes_share_and_a_killed_ones_mail_is_read_by_the_other(
         for _ in range(2)
     ]  # fmt: skip
     try:
-        await until(lambda: shares(world) == [3, 3], seconds=60)
+        await until(lambda: shares(world) == [3, 3], within_s=60)
         sent = await world.sent()
         world.deliver(world.sample("human-gmail", sent))
         await until(lambda: len(world.inbound()) == 1)
 
         processes[0].kill()
         world.deliver(world.sample("human-outlook", sent))
-        await until(lambda: shares(world) == [6], seconds=60)
+        await until(lambda: shares(world) == [6], within_s=60)
         await until(lambda: len(world.inbound()) == 2)
         world.deliver(world.sample("human-apple-mail", sent))
         await until(lambda: len(world.inbound()) == 3)

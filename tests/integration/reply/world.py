@@ -1,12 +1,9 @@
 """One workspace with a mailbox that sent something: what reply and bounce work on."""
 
-import asyncio
 import os
 import secrets
 import smtplib
-import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +15,7 @@ import psycopg
 from confluent_kafka import Producer
 from psycopg.types.json import Jsonb
 from pydantic import SecretStr
+from tests.waiting import until
 
 from paceline_common import events, ids
 from paceline_common.address import AddressHasher
@@ -375,14 +373,6 @@ def publish(
         topic.name, msgspec.json.encode(body), key.encode(), headers=list(headers.items())
     )
     assert producer.flush(20) == 0
-
-
-async def until(holds: Callable[[], object], seconds: float = 30.0) -> None:
-    """Return once `holds()`; fail with a last look when it does not in time."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"did not hold within {seconds:g} s"
-        await asyncio.sleep(0.05)
 
 
 async def arrived(world: World, count: int) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import random
 import shutil
 import tempfile
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -435,11 +434,3 @@ def furnish(
         shaper=shaper,
         holds=holds,
     )
-
-
-def until(deadline_s: float = 10.0) -> Iterator[None]:
-    """Yield until the deadline has passed; the caller breaks when it has seen enough."""
-    end = time.monotonic() + deadline_s
-    while time.monotonic() < end:
-        yield
-    raise AssertionError(f"not seen within {deadline_s} s")

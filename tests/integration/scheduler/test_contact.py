@@ -6,10 +6,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from tests.waiting import until
 
 from paceline_common import events, ids
 
-from .conftest import WS, House, World, until
+from .conftest import WS, House, World
 
 DAY = timedelta(days=1)
 
@@ -115,10 +116,7 @@ async def test_who_ends_wakes_who_waits(campaigns: World, house: House) -> None:
     try:
         await asyncio.sleep(0)
         await house.handle(house.outcomes.sent, sent(world, 5))
-        for _ in until():
-            if not held(world):
-                break
-            await asyncio.sleep(0.02)
+        await until(lambda: not held(world), "woken")
     finally:
         running.cancel()
     assert len(jobs(world, 6)) == 1
@@ -308,15 +306,17 @@ async def test_two_campaigns_racing_for_a_lead_never_both_have_it(
             " AND NOT contact_hold GROUP BY lead_id) x"
         )
         assert worst == 1, "two campaigns have one lead"
+
     # Those that go on end at once: in the end everybody has had their turn.
-    for _ in until(60):
+    async def all_ended() -> bool:
         world.sql(
             "SELECT finish_enrollments(array_agg(workspace_id), array_agg(enrollment_id),"
             " array_agg('stopped'::text), array_agg('x'::text)) FROM enrollment"
             " WHERE state = 'active' AND NOT contact_hold"
         )
-        if await house.holds.sweep() == 0:
-            break
+        return await house.holds.sweep() == 0
+
+    await until(all_ended, "all have had their turn", within_s=60)
     assert world.one("SELECT count(*) FROM enrollment WHERE state = 'active'") == 0
     assert world.one("SELECT count(*) FROM enrollment WHERE job_id IS NULL"
                      " AND NOT contact_hold") == 0  # fmt: skip

@@ -1,6 +1,5 @@
 """Explain: every reason an enrollment can have, with its numbers, now and in the past."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -8,13 +7,14 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from tests.waiting import until
 
 from paceline_common import ids
 from paceline_scheduler.domain.reason import REASONS
 from paceline_scheduler.explain import Explainer, Explanation, NotRecordedError
 
 from .conftest import DEMO_POLICY, WS, House, World
-from .test_pacing import Sender, leads, running, seen, sending
+from .test_pacing import Sender, leads, running, sending
 
 PARIS = "Europe/Paris"
 # Rules of a mailbox with nothing in its way.
@@ -607,7 +607,7 @@ async def test_the_past_is_told_from_what_was_stored_then(scene: Scene) -> None:
     instants: dict[str, datetime] = {}
 
     def note(name: str) -> None:
-        instants[name] = datetime.now(UTC)
+        instants[name] = world.one("SELECT clock_timestamp()")
 
     async def change(cap: int) -> None:
         world.sql(
@@ -631,24 +631,23 @@ async def test_the_past_is_told_from_what_was_stored_then(scene: Scene) -> None:
         ) != []  # fmt: skip
 
     async with running(house), sending(Sender(world, house)):
-        await seen(sent(2))
-        await seen(holds(2))
+        await until(sent(2))
+        await until(holds(2))
         note("two")
-        await asyncio.sleep(0.05)
         await change(4)
-        await seen(sent(4))
-        await seen(holds(4))
+        await until(sent(4))
+        await until(holds(4))
         note("four")
-        await asyncio.sleep(0.05)
         scene.suspend("campaign", 5, "paused")
         note("paused")
         await change(20)
-        await asyncio.sleep(0.3)
+        await until(
+            lambda: not world.sql("SELECT 1 FROM decision WHERE is_open AND reason = 'daily_cap'")
+        )
         scene.resume("campaign", 5, "paused")
         note("resumed")
         house.pacer.wake.set()
-        await seen(sent(7), 30)
-        await asyncio.sleep(0.05)
+        await until(sent(7), within_s=30)
         note("sent")
 
     last, slot, not_after = world.one(
@@ -692,8 +691,9 @@ async def test_the_interval_told_holds_the_release(scene: Scene) -> None:
         await scene.enroll(16)
         for number in range(16, 4, -1):
             told[number] = (await scene.explain(enrollment=number)).answer
-        await seen(
-            lambda: scene.world.one("SELECT count(*) FROM send_job WHERE state = 'sent'") == 16, 60
+        await until(
+            lambda: scene.world.one("SELECT count(*) FROM send_job WHERE state = 'sent'") == 16,
+            within_s=60,
         )
     slots = dict(
         scene.world.sql(

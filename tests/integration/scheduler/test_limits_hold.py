@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo, available_timezones
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from sqlalchemy.exc import OperationalError
+from tests.waiting import until
 
 from paceline_local.layout import REPOSITORY
 from paceline_scheduler.domain.caps import day_of
@@ -23,7 +24,7 @@ from paceline_scheduler.pacing.redis import RedisPacing
 
 from .conftest import WS, House, World, furnish
 from .test_guards import propose, ready
-from .test_pacing import Sender, leads, lie, mailboxes, running, seen, sending
+from .test_pacing import Sender, leads, lie, mailboxes, running, sending
 
 CADENCE_S = 0.3
 CAP = 4
@@ -64,9 +65,9 @@ def kept_at_least(world: World, count: int) -> bool:
 
 async def all_used(world: World) -> None:
     """Wait until every mailbox has sent its day's messages."""
-    await seen(
+    await until(
         lambda: world.one("SELECT count(*) FROM send_job WHERE state = 'sent'") == CAP * len(BOXES),
-        60,
+        within_s=60,
     )
 
 
@@ -95,7 +96,7 @@ async def test_flushall_in_mid_run(world: World, house: House) -> None:
     await scene(world, house)
     async with running(house), sending(Sender(world, house)):
         for count in (2, 5, 8):
-            await seen(partial(kept_at_least, world, count), 30)
+            await until(partial(kept_at_least, world, count), within_s=30)
             async with Redis.from_url(world.stack.redis.url()) as admin:
                 await admin.flushall()
         await all_used(world)
@@ -105,7 +106,7 @@ async def test_flushall_in_mid_run(world: World, house: House) -> None:
 async def test_redis_restart_without_persistence(world: World, house: House) -> None:
     await scene(world, house)
     async with restarting(house), sending(Sender(world, house)):
-        await seen(lambda: world.one(KEPT) >= 4, 30)
+        await until(lambda: world.one(KEPT) >= 4, within_s=30)
         async with Redis.from_url(world.stack.redis.url()) as admin:
             with suppress(RedisError, OSError):
                 await admin.shutdown(nosave=True, now=True)
@@ -122,9 +123,9 @@ async def test_stale_replica_promoted(world: World, house: House) -> None:
         running(house),
         sending(Sender(world, house)),
     ):
-        await seen(lambda: world.one(KEPT) >= 2, 30)
+        await until(lambda: world.one(KEPT) >= 2, within_s=30)
         old = {key: await admin.dump(key) for key in await admin.keys("pace:*")}
-        await seen(lambda: world.one(KEPT) >= 8, 30)
+        await until(lambda: world.one(KEPT) >= 8, within_s=30)
         async with admin.pipeline(transaction=True) as pipe:
             pipe.flushall()
             for key, blob in old.items():
@@ -138,7 +139,7 @@ async def test_stale_replica_promoted(world: World, house: House) -> None:
 async def test_counters_in_redis_edited_to_lie(world: World, house: House) -> None:
     await scene(world, house)
     async with running(house), sending(Sender(world, house)):
-        await seen(lambda: world.one(KEPT) >= 1, 30)
+        await until(lambda: world.one(KEPT) >= 1, within_s=30)
         for _ in range(30):
             await house.store.set_mailboxes(WS, [lie(world, mailbox) for mailbox in BOXES])
             house.pacer._due[WS] = 0
@@ -156,13 +157,13 @@ async def test_two_schedulers_one_of_them_stopped_and_back(world: World, house: 
     )  # fmt: skip
     try:
         async with restarting(house), sending(Sender(world, house)):
-            await seen(lambda: world.one("SELECT epoch FROM shard") >= 2, 30)
+            await until(lambda: world.one("SELECT epoch FROM shard") >= 2, within_s=30)
             for _ in range(3):
                 os.kill(process.pid, signal.SIGSTOP)
                 # Scaled down from a minute: longer than a lease, a cadence and a lock's timeout.
                 count = world.one(KEPT)
                 with suppress(AssertionError):
-                    await seen(partial(kept_at_least, world, count + 2), 4)
+                    await until(partial(kept_at_least, world, count + 2), within_s=4)
                 os.kill(process.pid, signal.SIGCONT)
                 await asyncio.sleep(0.3)
             await all_used(world)
@@ -193,7 +194,7 @@ async def test_clock_of_one_scheduler_ten_minutes_fast_and_stepping_back(
     skewed = furnish(house.db, house.redis, seed=3, store=SkewedPacing)
     assert isinstance(skewed.store, SkewedPacing)
     async with running(house), running(skewed), sending(Sender(world, house)):
-        await seen(lambda: world.one(KEPT) >= 2, 30)
+        await until(lambda: world.one(KEPT) >= 2, within_s=30)
         for skew_s in (600, -600, 600, 0):
             skewed.store.skew_ms = skew_s * 1000
             for mailbox in BOXES:

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 from redis.asyncio import Redis
+from tests.waiting import until
 
 from paceline_common import events, ids
 from paceline_scheduler.pacing.base import MailboxRecord, Place, Proposal
@@ -30,16 +31,6 @@ async def running(house: House) -> AsyncIterator[None]:
             task.result()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-async def seen(check: Callable[[], Any], deadline_s: float = 15.0) -> Any:
-    """Return what `check` returns once it is true."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + deadline_s
-    while not (found := check()):
-        assert loop.time() < end, f"not seen within {deadline_s} s"
-        await asyncio.sleep(0.02)
-    return found
 
 
 class Sender:
@@ -158,8 +149,9 @@ async def test_demo_pace_holds_and_no_mailbox_lags(world: World, house: House) -
     world.campaign()
     await house.enroll(*leads(world, 20))
     async with running(house), sending(Sender(world, house)) as sender:
-        await seen(
-            lambda: world.one("SELECT count(*) FROM send_job WHERE state = 'sent'") == 20, 30
+        await until(
+            lambda: world.one("SELECT count(*) FROM send_job WHERE state = 'sent'") == 20,
+            within_s=30,
         )
     assert_limits(world)
     # A stand-in on a busy machine can miss 50 ms of grace; nothing else may go wrong.
@@ -194,10 +186,7 @@ async def test_follow_up_goes_from_the_mailbox_of_step_1_after_its_delay(
                 await house.handle(house.outcomes.sent, sent_event(world, job))
             return len(told) == 12
 
-        end = asyncio.get_running_loop().time() + 40
-        while not await relay():
-            assert asyncio.get_running_loop().time() < end
-            await asyncio.sleep(0.05)
+        await until(relay, "all sent and told", within_s=40)
     assert world.sql("SELECT DISTINCT state, reason FROM enrollment") == [
         ("finished", "sequence_finished")
     ]
@@ -304,7 +293,7 @@ async def test_daily_cap_holds_whatever_redis_says(world: World, house: House) -
     await house.enroll(*leads(world, 10))
     async with running(house), sending(Sender(world, house)):
         used = "SELECT count(*) FROM slot WHERE returned_at IS NULL"
-        await seen(lambda: world.one(used) == 3)
+        await until(lambda: world.one(used) == 3)
         record = lie(world, 1)
         for _ in range(5):
             await house.store.set_mailboxes(WS, [record])
@@ -323,7 +312,7 @@ async def test_closed_window_sends_nothing_and_keeps_its_leads(world: World, hou
     world.campaign()
     await house.enroll(*leads(world, 3))
     async with running(house):
-        await seen(lambda: world.one("SELECT count(*) FROM pace_change") == 0)
+        await until(lambda: world.one("SELECT count(*) FROM pace_change") == 0)
         record = lie(world, 1)
         await house.store.set_mailboxes(WS, [record])
         house.pacer._due[WS] = 0
@@ -337,10 +326,13 @@ async def test_flushed_redis_is_rebuilt_without_a_slot_too_many(world: World, ho
     world.campaign()
     await house.enroll(*leads(world, 8))
     async with running(house), sending(Sender(world, house)):
-        await seen(lambda: world.one("SELECT count(*) FROM slot") >= 3)
+        await until(lambda: world.one("SELECT count(*) FROM slot") >= 3)
         async with Redis.from_url(world.stack.redis.url()) as admin:
             await admin.flushall()
-        await seen(lambda: world.one("SELECT count(*) FROM send_job WHERE state = 'sent'") == 8, 30)
+        await until(
+            lambda: world.one("SELECT count(*) FROM send_job WHERE state = 'sent'") == 8,
+            within_s=30,
+        )
     assert_limits(world)
     assert world.one("SELECT count(*) FROM slot WHERE returned_at IS NULL") == 8
     assert world.one("SELECT epoch FROM shard") >= 2
@@ -492,7 +484,7 @@ async def test_paused_campaign_leaves_rotation_and_resumes_in_place(
 
     with world.login("gateway") as gateway:
         async with running(house), sending(Sender(world, house)):
-            await seen(lambda: count(5) >= 1 and count(6) >= 1)
+            await until(lambda: count(5) >= 1 and count(6) >= 1)
             await asyncio.to_thread(
                 gateway.execute,
                 "SELECT scheduler.suspend(%s, 'campaign', 5, 'paused', NULL, 'tests', NULL)",
@@ -500,14 +492,14 @@ async def test_paused_campaign_leaves_rotation_and_resumes_in_place(
             )
             paused_at = count(5)
             moved = count(6)
-            await seen(lambda: count(6) >= moved + 4)
+            await until(lambda: count(6) >= moved + 4)
             assert count(5) <= paused_at + 1, "one submission may have been under way"
             await asyncio.to_thread(
                 gateway.execute,
                 "SELECT scheduler.resume(%s, 'campaign', 5, 'paused', 'tests')",
                 (WS,),
             )
-            await seen(lambda: count(5) == 12 and count(6) == 12, 30)
+            await until(lambda: count(5) == 12 and count(6) == 12, within_s=30)
     assert_limits(world, timedelta(milliseconds=200))
 
 
@@ -517,21 +509,22 @@ async def test_suspended_mailbox_waits_and_returns_by_itself(world: World, house
     await house.enroll(*leads(world, 6))
     with world.login("sender") as sender:
         async with running(house), sending(Sender(world, house)):
-            await seen(lambda: world.one("SELECT count(*) FROM slot") >= 1)
-            until = datetime.now(UTC) + timedelta(seconds=2)
+            await until(lambda: world.one("SELECT count(*) FROM slot") >= 1)
+            back = datetime.now(UTC) + timedelta(seconds=2)
             await asyncio.to_thread(
                 sender.execute,
                 "SELECT scheduler.suspend(%s, 'mailbox', 1, 'cooldown', %s, 'tests', NULL)",
-                (WS, until),
+                (WS, back),
             )
             held = datetime.now(UTC)
-            await seen(
-                lambda: world.one("SELECT count(*) FROM send_job WHERE state = 'sent'") == 6, 20
+            await until(
+                lambda: world.one("SELECT count(*) FROM send_job WHERE state = 'sent'") == 6,
+                within_s=20,
             )
     between = world.sql(
         "SELECT 1 FROM slot WHERE returned_at IS NULL AND slot_at > %s AND slot_at < %s",
         held + timedelta(milliseconds=300),
-        until,
+        back,
     )
     assert between == []
 
@@ -553,7 +546,7 @@ async def test_stopped_campaign_ends_its_enrollments(world: World, house: House)
         ),
     )
     task = asyncio.create_task(house.settler.run())
-    await seen(lambda: world.one("SELECT count(*) FROM enrollment WHERE state = 'active'") == 0)
+    await until(lambda: world.one("SELECT count(*) FROM enrollment WHERE state = 'active'") == 0)
     task.cancel()
     assert world.sql("SELECT DISTINCT state, reason FROM send_job") == [
         ("cancelled", "campaign_stopped")
@@ -589,8 +582,9 @@ async def test_two_pacers_lease_each_job_once(world: World, house: House) -> Non
     await house.enroll(*leads(world, 40))
     other = furnish(house.db, house.redis, seed=2)
     async with running(house), running(other), sending(Sender(world, house)):
-        await seen(
-            lambda: world.one("SELECT count(*) FROM send_job WHERE state = 'sent'") == 40, 40
+        await until(
+            lambda: world.one("SELECT count(*) FROM send_job WHERE state = 'sent'") == 40,
+            within_s=40,
         )
     assert_limits(world, timedelta(milliseconds=300))
     assert world.one("SELECT count(*) FROM slot WHERE returned_at IS NULL") == 40

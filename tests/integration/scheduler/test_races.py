@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from psycopg import AsyncConnection
+from tests.waiting import until
 
 from .conftest import WS, World
 
@@ -237,11 +238,8 @@ async def test_claim_waits_for_a_stop_that_has_not_committed_yet(
             )
         )
         waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-        end = asyncio.get_running_loop().time() + 10
-        while await asyncio.to_thread(world.one, waiting) == 0:
-            assert not claiming.done(), "the claim did not wait"
-            assert asyncio.get_running_loop().time() < end
-            await asyncio.sleep(0.01)
+        await until(lambda: asyncio.to_thread(world.one, waiting), "the claim waits")
+        assert not claiming.done()
         await stopper.commit()
     cursor = await claiming
     assert await cursor.fetchall() == [(expected,)]

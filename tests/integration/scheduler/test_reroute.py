@@ -6,10 +6,11 @@ from typing import Any
 
 import psycopg
 import pytest
+from tests.waiting import until
 
 from paceline_scheduler.reroute import Rerouter
 
-from .conftest import DEMO_POLICY, WS, House, World, until
+from .conftest import DEMO_POLICY, WS, House, World
 
 REASON = "auth_failed"
 
@@ -69,6 +70,21 @@ def gone_for(world: World, seconds: int) -> None:
               seconds)  # fmt: skip
 
 
+async def lease(
+    world: World, house: House, count: int = 1, where: str = "true", *, forgetting: bool = False
+) -> None:
+    """Pace until `count` slots are taken; forget after each turn what is outstanding."""
+
+    async def turn() -> bool:
+        await house.pacer.tell_changes()
+        await house.pacer.reserve_ready(math.inf)
+        if forgetting:
+            world.sql("UPDATE mailbox_budget SET outstanding = 0")
+        return bool(world.one(f"SELECT count(*) FROM slot WHERE {where}") >= count)
+
+    await until(turn, f"{count} slots where {where}")
+
+
 def jobs(world: World) -> list[Any]:
     return world.sql(
         "SELECT job_id, state, sticky, mailbox_id, pool_id, due_at FROM send_job ORDER BY job_id"
@@ -104,14 +120,8 @@ async def test_reassigned_follow_ups_go_from_another_mailbox_in_their_order(
     suspend(sender, 1)
     gone_for(world, 120)
     await rerouter.look()
-    slots: list[Any] = []
-    for _ in until(20):
-        await house.pacer.tell_changes()
-        await house.pacer.reserve_ready(math.inf)
-        slots = world.sql("SELECT job_id, mailbox_id FROM slot ORDER BY slot_at")
-        world.sql("UPDATE mailbox_budget SET outstanding = 0")
-        if len(slots) == 3:
-            break
+    await lease(world, house, 3, forgetting=True)
+    slots = world.sql("SELECT job_id, mailbox_id FROM slot ORDER BY slot_at")
     assert slots == [(3, 2), (2, 2), (1, 2)]
 
 
@@ -208,11 +218,7 @@ async def test_a_failed_nodes_leases_keep_their_place_and_go_elsewhere_at_once(
     await house.enroll(*(world.lead(f"p{n}@x.test") for n in range(6)))
     world.sql("UPDATE send_job SET due_at = now() - (10 - job_id) * interval '1 s'")
     await house.state.rebuild(WS)
-    for _ in until():
-        await house.pacer.tell_changes()
-        await house.pacer.reserve_ready(math.inf)
-        if world.one("SELECT count(*) FROM slot") >= 2:
-            break
+    await lease(world, house, 2)
     leased = dict(world.sql("SELECT mailbox_id, job_id FROM slot"))
     assert set(leased.values()) == {1, 2}
     due = world.one("SELECT due_at FROM send_job WHERE job_id = %s", leased[1])
@@ -221,12 +227,7 @@ async def test_a_failed_nodes_leases_keep_their_place_and_go_elsewhere_at_once(
         "SELECT state, mailbox_id, fence, due_at FROM send_job WHERE job_id = %s", leased[1]
     ) == ("queued", None, 2, due)
     world.sql("UPDATE mailbox_budget SET outstanding = 0")
-    for _ in until(20):
-        await house.pacer.tell_changes()
-        await house.pacer.reserve_ready(math.inf)
-        world.sql("UPDATE mailbox_budget SET outstanding = 0")
-        if world.one("SELECT count(*) FROM slot") >= 7:
-            break
+    await lease(world, house, 7, forgetting=True)
     later = world.sql("SELECT job_id, mailbox_id FROM slot WHERE reserved_at >"
         " (SELECT opened_at FROM suspension) ORDER BY slot_at")  # fmt: skip
     assert later == [(job, 2) for job in (leased[1], 3, 4, 5, 6)]
@@ -239,11 +240,7 @@ async def test_a_node_told_not_to_reroute_keeps_what_it_had_leased(
     world.campaign()
     await house.enroll(world.lead("a@x.test"))
     await house.state.rebuild(WS)
-    for _ in until():
-        await house.pacer.tell_changes()
-        await house.pacer.reserve_ready(math.inf)
-        if world.one("SELECT count(*) FROM slot"):
-            break
+    await lease(world, house, 1)
     suspend(sender, 1)
     assert world.one("SELECT state, sticky, mailbox_id FROM send_job") == ("queued", True, 1)
 
@@ -264,27 +261,19 @@ async def test_a_failed_nodes_leases_fall_to_the_next_tier_where_the_campaign_al
     # In the order of their numbers, and due just now: the tier's time has not run out.
     world.sql("UPDATE send_job SET due_at = now() - (3 - job_id) * interval '1 ms'")
     await house.state.rebuild(WS)
-    for _ in until():
-        await house.pacer.tell_changes()
-        await house.pacer.reserve_ready(math.inf)
-        if world.one("SELECT count(*) FROM slot"):
-            break
+    await lease(world, house, 1)
     (job, mailbox), *_ = world.sql("SELECT job_id, mailbox_id FROM slot ORDER BY reserved_at")
     assert (job, mailbox) == (1, 1)
     suspend(sender, 1)
     assert world.one("SELECT state FROM send_job WHERE job_id = 1") == "queued"
-    back = after_s is None
-    for _ in until(20):
-        await house.pacer.tell_changes()
-        await house.pacer.reserve_ready(math.inf)
-        world.sql("UPDATE mailbox_budget SET outstanding = 0")
-        waited = world.one("SELECT now() - max(opened_at) > interval '3 s' FROM suspension")
-        if back and waited:
-            assert world.one("SELECT count(*) FROM slot WHERE mailbox_id = 2") == 0
-            sender.execute("SELECT scheduler.resume(%s, 'mailbox', 1, %s, 'x')", (WS, REASON))
-            back = False
-        if world.one("SELECT count(*) FROM slot WHERE fence = 2"):
-            break
+    if after_s is None:
+        await lease(
+            world, house, forgetting=True,
+            where="EXISTS (SELECT FROM suspension WHERE opened_at < now() - interval '3 s')",
+        )  # fmt: skip
+        assert world.one("SELECT count(*) FROM slot WHERE mailbox_id = 2") == 0
+        sender.execute("SELECT scheduler.resume(%s, 'mailbox', 1, %s, 'x')", (WS, REASON))
+    await lease(world, house, 1, where="fence = 2", forgetting=True)
     due, slot, served, pool = world.sql(
         "SELECT j.due_at, s.slot_at, s.mailbox_id, j.pool_id FROM slot AS s JOIN send_job AS j"
         " USING (workspace_id, job_id) WHERE s.job_id = 1 AND s.fence = 2"

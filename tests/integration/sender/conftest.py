@@ -5,9 +5,8 @@ import os
 import random
 import shutil
 import tempfile
-import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -499,17 +498,3 @@ async def sender(make_sender: Callable[[Any], Sender], transport: FakeTransport)
     await made.reconciler.beat_once()
     made.start()
     return made
-
-
-async def until(
-    true: Callable[[], bool | Awaitable[bool]], what: str, timeout_s: float = 15
-) -> None:
-    """Wait until `true()`; fail with `what` when it does not come about in time."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        outcome = true()
-        if outcome if isinstance(outcome, bool) else await outcome:
-            return
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {timeout_s} s: {what}")
-        await asyncio.sleep(0.02)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from tests.waiting import until
 
 from paceline_common import failpoints
 from paceline_common.clock import SystemClock
@@ -18,7 +19,7 @@ from paceline_sender.settings import SenderSettings
 from paceline_sender.transport import MailTransport
 
 from .api_mailbox import DELETES, DRAFTS, SEND_ONLY, SENDS, Api, ApiKind, api
-from .conftest import Sender, World, key_login, until
+from .conftest import Sender, World, key_login
 
 KINDS: tuple[ApiKind, ...] = ("gmail", "graph")
 pytestmark = pytest.mark.parametrize("kind", KINDS)
@@ -414,7 +415,7 @@ async def test_slow_drafts_of_later_messages_do_not_delay_the_one_whose_slot_it_
     sender.preparer.hold(later)
     await until(lambda: box.calls(DRAFTS[box.kind]) == 2, "the next one is under way")
     await until(lambda: world.job_row(now)["state"] != "reserved", "its slot is over")
-    await until(lambda: world.job_row(now)["state"] == "sent", "sent in time", timeout_s=3)
+    await until(lambda: world.job_row(now)["state"] == "sent", "sent in time", within_s=3)
 
 
 async def test_a_crash_between_refresh_and_store_leaves_a_working_grant(

@@ -5,10 +5,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from tests.waiting import until
 
 from paceline_sender.domain.outcome import Answer
 
-from .conftest import FakeTransport, Sender, World, until
+from .conftest import FakeTransport, Sender, World
 
 NOTHING_LEFT = (0, 0, 0)
 SPENT = (0, 1, 1)

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from psycopg.types.json import Jsonb
+from tests.waiting import until
 
 from paceline_common import ids, tracking
 from paceline_common.keys import KeyService
@@ -24,7 +25,7 @@ from paceline_sender.job import Job
 from paceline_sender.settings import SenderSettings
 from paceline_sender.transport import MailTransport
 
-from .conftest import FakeTransport, Sender, World, key_login, until
+from .conftest import FakeTransport, Sender, World, key_login
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="

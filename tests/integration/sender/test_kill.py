@@ -13,6 +13,7 @@ from psycopg.types.json import Jsonb
 from tests.twins.gmail.oauth import CLIENT_ID, CLIENT_SECRET, PREFIX
 from tests.twins.gmail.server import running as gmail_running
 from tests.twins.smtp.twin import running as smtp_running
+from tests.waiting import until
 
 from paceline_common import ids
 from paceline_common.keys import KeyService
@@ -20,7 +21,7 @@ from paceline_local.parts.base import PartFailed
 from paceline_local.stack import Stack
 from paceline_sender.job import Job
 
-from .conftest import PASSWORD, World, until
+from .conftest import PASSWORD, World
 from .test_process import QUICK, publish, running
 
 MAILBOXES, SLOTS = 8, 10
@@ -111,9 +112,11 @@ async def test_a_kill_at_full_load_leaves_in_doubt_only_what_was_between_claim_a
             for n, one in enumerate(seen)
         ]  # fmt: skip
         publish(house, *jobs)
-        await until(lambda: len(twin.submissions) >= 3 * MAILBOXES, "full load", 30)
+        await until(lambda: len(twin.submissions) >= 3 * MAILBOXES, "full load", within_s=30)
         # A moment in which several are under way: killed there, not at a lucky one.
-        await until(lambda: len(open_attempts(world)) >= 2, "some between claim and outcome", 10)
+        await until(
+            lambda: len(open_attempts(world)) >= 2, "some between claim and outcome", within_s=10
+        )
         house.kill("sender", signal.SIGKILL)
         await until(lambda: not running(house), "killed")
         under_way, at_kill = open_attempts(world), states(world)
@@ -123,7 +126,7 @@ async def test_a_kill_at_full_load_leaves_in_doubt_only_what_was_between_claim_a
         assert len(held) >= 2 * MAILBOXES, "leases it merely held"
 
         house.restart("sender", QUICK)
-        await until(lambda: not open_attempts(world), "all named", 30)
+        await until(lambda: not open_attempts(world), "all named", within_s=30)
         await until(
             lambda: (
                 {job for job, state in states(world).items() if state == "in_doubt"}
@@ -178,14 +181,14 @@ async def test_a_kill_anywhere_in_a_proof_leads_to_one_end(
         house.restart("sender", there | {"PACELINE_FAILPOINTS": "sender.after_claim=kill"})
         job = one.job(one.lead(recipient), in_ms=3000, grace_ms=1500)
         publish(house, job)
-        await until(lambda: not running(house), "killed after its claim", 30)
+        await until(lambda: not running(house), "killed after its claim", within_s=30)
         assert len(twin.mailboxes[email].drafts) == 1
 
         with suppress(PartFailed):  # it may die before anybody has seen it ready
             house.restart("sender", there | {"PACELINE_FAILPOINTS": f"sender.{failpoint}=kill"})
-        await until(lambda: not running(house), "killed in its proof", 30)
+        await until(lambda: not running(house), "killed in its proof", within_s=30)
         house.restart("sender", there)
-        await until(lambda: world.job_row(job)["state"] == "queued", "proven unsent", 30)
+        await until(lambda: world.job_row(job)["state"] == "queued", "proven unsent", within_s=30)
         row = world.job_row(job)
         assert (row["fence"], row["reason"]) == (job.fence + 1, "proven_unsent")
         await until(lambda: not twin.mailboxes[email].drafts, "what was left is tidied away")
@@ -208,5 +211,5 @@ async def test_a_kill_anywhere_in_a_proof_leads_to_one_end(
             replace(job, fence=row["fence"], slot_at=row["slot_at"], not_after=row["not_after"]),
         )
         # Kafka hands its partitions on only when it has given up on the member that was killed.
-        await until(lambda: world.job_row(job)["state"] == "sent", "sent", 80)
+        await until(lambda: world.job_row(job)["state"] == "sent", "sent", within_s=80)
         assert len(twin.submissions) == 1

@@ -9,12 +9,13 @@ import httpx
 import msgspec
 import pytest
 from confluent_kafka import Producer
+from tests.waiting import until
 
 from paceline_common import events, ids, topics
 from paceline_local.stack import Stack
 from paceline_sender.job import Job
 
-from .conftest import PASSWORD, World, until
+from .conftest import PASSWORD, World
 
 QUICK = {
     "PACELINE_DEAD_AFTER_S": "1.5",

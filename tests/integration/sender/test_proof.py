@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 import pytest
 from tests.conformance.providers import gmail_stage, graph_stage
 from tests.conformance.providers.stage import RECIPIENT, SENDER, Stage, message
+from tests.waiting import until
 
 from paceline_common import failpoints
 from paceline_common.clock import SystemClock
@@ -30,7 +31,7 @@ from paceline_sender.sentmail import Away
 from paceline_sender.settings import SenderSettings
 from paceline_sender.settle import Doubt, Settler, Verdict
 
-from .conftest import World, until
+from .conftest import World
 from .late import LateAnswers
 
 Kind = Literal["gmail", "graph", "smtp"]

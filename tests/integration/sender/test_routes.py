@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.waiting import until
 
 from paceline_common import ids
 from paceline_common.keys import KeyService
@@ -14,7 +15,7 @@ from paceline_local.stack import Stack
 from paceline_sender.app import build
 from paceline_sender.settings import SenderSettings
 
-from .conftest import PASSWORD, World, until
+from .conftest import PASSWORD, World
 
 
 @pytest.fixture

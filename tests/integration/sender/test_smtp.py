@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 from psycopg.types.json import Jsonb
+from tests.waiting import until
 
 from paceline_common.keys import KeyService
 from paceline_local.stack import Stack
 from paceline_sender.settings import SenderSettings
 from paceline_sender.transport import MailTransport
 
-from .conftest import Sender, World, key_login, until
+from .conftest import Sender, World, key_login
 
 # Postfix's long queue ids begin with seconds and microseconds in base 52 (postconf(5),
 # enable_long_queue_ids).

@@ -10,6 +10,7 @@ from psycopg.types.json import Jsonb
 from tests.twins.gmail import oauth as google
 from tests.twins.gmail.server import running as gmail_running
 from tests.twins.smtp.twin import SmtpTwin, running
+from tests.waiting import until
 
 from paceline_common.clock import SystemClock
 from paceline_common.db import Database
@@ -18,7 +19,7 @@ from paceline_local.stack import Stack
 from paceline_sender.settings import SenderSettings
 from paceline_sender.transport import MailTransport
 
-from .conftest import PASSWORD, Sender, World, key_login, until
+from .conftest import PASSWORD, Sender, World, key_login
 
 Connect = Callable[..., Awaitable[Sender]]
 

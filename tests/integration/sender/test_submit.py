@@ -8,13 +8,14 @@ from email import message_from_bytes, policy
 from typing import Any
 
 import pytest
+from tests.waiting import until
 
 from paceline_common import ids
 from paceline_common.keys import KeyServiceUnavailable
 from paceline_sender.domain.outcome import Answer
 from paceline_sender.job import Report
 
-from .conftest import FakeTransport, Sender, World, until
+from .conftest import FakeTransport, Sender, World
 
 
 async def finished(world: World, job: Any, state: str) -> dict[str, Any]:

@@ -19,8 +19,7 @@ from tests.twins.smtp.inbound import Inbound
 from tests.twins.smtp.twin import SmtpTwin, running
 from tests.twins.smtp.wire import listening
 from tests.twins.tls import ServerTls
-
-from paceline_local.process import wait_until
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[3]
 ANN, BOB = "ann@north.test", "bob@example.test"
@@ -225,10 +224,6 @@ async def test_a_relay_waits_for_a_host_that_is_away() -> None:
         async with listening(far, port=port):
             await until(lambda: relay.waiting == 0)
     assert len(came) == 1
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    assert await asyncio.to_thread(wait_until, holds, 10, every=0.01)
 
 
 @pytest.mark.parametrize("kind", ["smtp", "gmail", "graph"])
