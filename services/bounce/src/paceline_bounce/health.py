@@ -156,6 +156,7 @@ class Health:
                     "detail": hold.detail,
                 },
             )
+            failpoints.hit("bounce.before_hold_commit")
 
     async def review(self, tx: AsyncConnection, mailboxes: Iterable[_Key]) -> None:
         """Measure mailboxes anew, by their settings and the time; tell those that changed.

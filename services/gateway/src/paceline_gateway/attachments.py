@@ -13,7 +13,7 @@ from typing import IO, Any, Final
 
 from sqlalchemy import delete, func, insert, select, text, update
 
-from paceline_common import ids, telemetry
+from paceline_common import failpoints, ids, telemetry
 from paceline_common.http import Problem
 from paceline_common.storage import StorageUnavailable
 from paceline_gateway import problems, trail
@@ -132,12 +132,14 @@ async def store(
                 storage_key=key,
             )
         )
+    failpoints.hit("gateway.attachment_begun")
     try:
         await parts.files.put(caller.workspace_id, number, key, plain)
     except StorageUnavailable as error:
         _log.warning("attachment not stored", reason_code=str(error))
         await _forget(parts, caller.workspace_id, number)
         raise unavailable() from None
+    failpoints.hit("gateway.attachment_put")
     async with parts.db.transaction([caller.workspace_id]) as tx:
         await tx.execute(_state(caller.workspace_id, number, "stored"))
         await trail.audit(
@@ -197,6 +199,7 @@ async def remove(parts: Parts, caller: Caller, number: int) -> None:
             )
         await tx.execute(_state(caller.workspace_id, number, "deleted"))
         await trail.audit(parts, tx, caller, "attachment.deleted", ids.encode("att", number))
+    failpoints.hit("gateway.attachment_deleted")
     await _destroy(parts, caller.workspace_id, number, held.storage_key)
 
 

@@ -6,7 +6,7 @@ from sqlalchemy import delete, func, literal, or_, select
 from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from paceline_common import ids
+from paceline_common import failpoints, ids
 from paceline_gateway import connect, trail
 from paceline_gateway.auth import Caller
 from paceline_gateway.lifecycle import touch_campaigns_of_pools
@@ -28,7 +28,9 @@ async def disconnect(parts: Parts, caller: Caller, mailbox_id: int) -> None:
         if held.deleted_at is not None:
             return
         await _hold(tx, caller, mailbox_id)
+    failpoints.hit("gateway.disconnect_held")
     revoked = await _revoke(parts, held)
+    failpoints.hit("gateway.disconnect_revoked")
     now = parts.clock.now()
     async with parts.db.transaction([caller.workspace_id]) as tx:
         held = await connect.lock(tx, caller, mailbox_id, deleted_too=True)

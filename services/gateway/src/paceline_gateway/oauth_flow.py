@@ -19,7 +19,8 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from paceline_common import ids
+from paceline_common import failpoints, ids
+from paceline_common.db.session import hit_after_commit
 from paceline_common.http import Problem, ProblemType
 from paceline_gateway import problems, trail
 from paceline_gateway.auth import Caller
@@ -121,6 +122,7 @@ async def start(parts: Parts, token: str) -> Trip:
         if flow.state != "open":
             raise Problem(problems.OAUTH_LINK_USED)
         await _set(tx, flow, state="waiting")
+        hit_after_commit(tx, "gateway.oauth_link_used")
         return await _trip(parts, tx, flow, app, secrets.token_urlsafe(_SECRET_BYTES))
 
 
@@ -203,6 +205,7 @@ async def arrive(
             await _demand_open(parts, tx, flow)
             if flow.state != "waiting":
                 raise Problem(problems.OAUTH_STATE_USED)
+    failpoints.hit("gateway.oauth_arrived")
     return Arrival(flow, found.purpose, state, session)
 
 
@@ -245,6 +248,7 @@ async def consented(
             app, grant, leg, code=query.get("code", ""), state=arrival.state,
             session=arrival.session,
         )  # fmt: skip
+        failpoints.hit("gateway.oauth_exchanged")
         profile = await parts.oauth.profile(flow.provider, grant, tokens)
         outcome = await finish(parts, caller, flow, app, grant, leg, tokens, profile)
     except OAuthFailed as failure:

@@ -176,6 +176,7 @@ class Reader:
             return await self._read_new(source, mailbox, place)
         if place != began_behind:
             await self._advance(place, began_at)
+            failpoints.hit("reply.after_cursor_moved")
         return place
 
     async def _known(self, provider_ids: Collection[str]) -> Collection[str]:
@@ -206,6 +207,7 @@ class Reader:
             for reason in (AUTH_FAILED, GRANT_REVOKED):
                 await tx.execute(_QUERIES["resume"], {**self._key, "reason": reason})
             await self._parts.outbox.add(tx, [self._probed(ok=True, code="ok")])
+        failpoints.hit("reply.after_reading_told")
         self._told_reading, self._told_refused = True, False
         self._log.info("reading")
 
@@ -235,6 +237,7 @@ class Reader:
                     self._issue(f"read_{error.code}", "error", words),
                 ],
             )
+        failpoints.hit("reply.after_refusal_told")
         self._told_refused, self._told_reading = True, False
 
     async def _lost(self, error: SourceError) -> None:

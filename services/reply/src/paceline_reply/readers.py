@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from paceline_common import telemetry
+from paceline_common import failpoints, telemetry
 from paceline_common.db import Queries
 from paceline_reply.domain.share import Key, Seen, plan
 from paceline_reply.reader import Parts, Reader
@@ -77,6 +77,8 @@ class Readers:
                     self._these(share.take) | {"lease_s": self._lease_s},
                 )
                 mine |= {(row.workspace_id, row.mailbox_id) for row in taken}
+        if share.leave or share.take:
+            failpoints.hit("reply.mailboxes_taken")
         for key in mine - self._running.keys():
             reader = Reader(self._parts, *key)
             task = asyncio.create_task(reader.run(), name=f"reader-{key[1]}")

@@ -5,7 +5,7 @@ from typing import Literal
 
 import httpx
 
-from paceline_common import telemetry, tokens
+from paceline_common import failpoints, telemetry, tokens
 from paceline_common.db import Database
 from paceline_providers.oauth import Revocation, revoke
 from paceline_providers.proof import TokenUnavailable
@@ -42,6 +42,7 @@ class Revoker:
         Raises what Postgres raises and `KeyServiceUnavailable`; nothing is dropped then.
         """
         result, words = await self._at_provider(workspace_id, mailbox_id)
+        failpoints.hit("reply.grant_revoked")
         dropped = await tokens.drop(self._db, workspace_id, mailbox_id)
         _log.info("grant given back", outcome=result)
         return Revoked(result, words, dropped)

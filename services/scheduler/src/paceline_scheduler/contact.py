@@ -11,7 +11,7 @@ from typing import Any, Final
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from paceline_common import telemetry
+from paceline_common import failpoints, telemetry
 from paceline_common.db import Database, Queries
 from paceline_common.db.session import after_commit
 from paceline_scheduler.domain.company import is_company
@@ -169,6 +169,8 @@ class Holds:
                     await tx.execute(self._queries["load_held"], {"leads": leads, "most": _BATCH})
                 ).all()
                 freed = await self._release(tx, found) if found else 0
+            if freed:
+                failpoints.hit("scheduler.after_holds_released")
             released += freed
             if len(found) < _BATCH or not freed:
                 break

@@ -9,7 +9,7 @@ import httpx
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from paceline_common import ids, telemetry, topics
+from paceline_common import failpoints, ids, telemetry, topics
 from paceline_common.address import without_addresses
 from paceline_common.db import Database, Outbox, Queries
 from paceline_common.db.outbox import Outgoing
@@ -62,6 +62,8 @@ class Rechecker:
         async with self._db.transaction(worker=True) as tx:
             arguments = {"most": _BATCH, "lease_s": _LEASE_S}
             due = (await tx.execute(self._queries["take_rechecks"], arguments)).all()
+        if due:
+            failpoints.hit("scheduler.after_rechecks_taken")
         found = await asyncio.gather(*(self._ask(row) for row in due))
         for row, answer in zip(due, found, strict=True):
             if answer is not None:
@@ -108,6 +110,7 @@ class Rechecker:
                     await self._tell(
                         tx, row, found, noted.attempts, noted.db_now if noted.given_up else None
                     )
+            failpoints.hit("scheduler.before_recheck_commit")
         _log.info(
             "mailbox rechecked", mailbox_id=row.mailbox_id, reason_code=row.reason,
             code=found.code,

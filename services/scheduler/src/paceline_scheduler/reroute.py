@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from sqlalchemy import Row
 
-from paceline_common import telemetry
+from paceline_common import failpoints, telemetry
 from paceline_common.db import Database, Outbox, Queries
 from paceline_common.db.session import after_commit
 from paceline_scheduler.contact import Holds
@@ -68,6 +68,8 @@ class Rerouter:
                 if batch:
                     await tx.execute(self._queries["unstick_jobs"], _keys(batch))
                     after_commit(tx, "pacer", self._wake)
+            if batch:
+                failpoints.hit("scheduler.after_unstuck")
             freed += len(batch)
             if len(batch) < _BATCH:
                 break
@@ -94,6 +96,8 @@ class Rerouter:
                     )
                     after_commit(tx, "outbox", self._outbox.wake.set)
                     await self._holds.ended(tx, enrollments)
+            if batch:
+                failpoints.hit("scheduler.after_sender_gone")
             if len(batch) < _BATCH:
                 break
 

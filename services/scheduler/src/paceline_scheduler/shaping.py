@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from paceline_common import telemetry
+from paceline_common import failpoints, telemetry
 from paceline_common.address import AddressHasher
 from paceline_common.db import Database, Queries
 from paceline_common.db.session import after_commit
@@ -105,6 +105,7 @@ class Shaper:
                 async with self._db.transaction(worker=True) as tx:
                     batch = [(row.workspace_id, job) for job in jobs[n : n + _BATCH]]
                     await self._spread(tx, batch, "anew")
+                failpoints.hit("scheduler.after_spread")
             async with self._db.transaction(worker=True) as tx:
                 await tx.execute(
                     self._queries["settle_domain"],

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from paceline_common import ids, telemetry, topics
+from paceline_common import failpoints, ids, telemetry, topics
 from paceline_common.db import Database, Outbox, Queries
 from paceline_common.db.outbox import Outgoing
 from paceline_common.db.session import after_commit
@@ -284,6 +284,7 @@ class CampaignSettler:
                 )
                 after_commit(tx, "outbox", self._outbox.wake.set)
                 await self._holds.ended(tx, [(workspace, one) for one in batch])
+            failpoints.hit("scheduler.after_enrollments_stopped")
             after = batch[-1]
         while row.status != STOPPED and row.first_step is not None:
             async with self._db.transaction([workspace]) as tx:
@@ -295,6 +296,8 @@ class CampaignSettler:
                 made = await add_first_jobs(
                     tx, self._queries, [(one, rules[workspace, campaign]) for one in waiting], known
                 )
+            if made:
+                failpoints.hit("scheduler.after_first_jobs")
             if made < _BATCH:
                 break
         self._holds.look([workspace])

@@ -5,7 +5,7 @@ import asyncio
 from collections import defaultdict
 from typing import Final
 
-from paceline_common import telemetry
+from paceline_common import failpoints, telemetry
 from paceline_common.db import Database, Outbox, Queries
 from paceline_common.db.session import after_commit
 from paceline_scheduler.ledger import Ledger, Noted
@@ -51,5 +51,6 @@ class Throttler:
             if rows:
                 after_commit(tx, "outbox", self._outbox.wake.set)
         if rows:
+            failpoints.hit("scheduler.after_throttled")
             _log.info("campaigns throttled or no more", count=len(rows))
         return len(rows)

@@ -164,6 +164,8 @@ class Doubts:
                 },
             )
             taken = result.all()
+        if taken:
+            failpoints.hit("sender.doubts_taken")
         await asyncio.gather(*(self._look(row) for row in taken))
         return len(taken)
 
@@ -345,6 +347,7 @@ class Doubts:
             # Not the mailbox's answer to the question: it is asked again at the early pace.
             at = min(at, now + max(first * 5, wish or timedelta()))
         await self._write(look, next_look_at=at, counts=counts)
+        failpoints.hit("sender.after_look")
         log.info("no proof yet", count=row.looks + counts, **self._about(row))
 
     def _note(self, look: _Look, source: str, finding: str, text: str | None = None) -> None:

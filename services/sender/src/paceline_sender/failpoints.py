@@ -21,4 +21,7 @@ FAILPOINTS: Final[Mapping[str, str]] = {
     "sender.after_destroy": "a draft is destroyed, its doubt is not settled",
     "sender.before_settle_commit": "a doubt's end and its events are written, not committed",
     "sender.after_settle": "a doubt's end is committed",
+    "sender.doubts_taken": "doubts are this process's to look at, none was looked at",
+    "sender.after_look": "a look that proved nothing is committed, and when the next one is",
+    "sender.grant_revoked": "a grant is revoked at its provider, its tokens are still kept",
 }

@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from pydantic import Base64Bytes, BaseModel, Field
 from sqlalchemy import text
 
-from paceline_common import events, ids, tokens, topics
+from paceline_common import events, failpoints, ids, tokens, topics
 from paceline_common.address import without_addresses
 from paceline_common.clock import Clock
 from paceline_common.db.outbox import Outbox, Outgoing
@@ -144,6 +144,7 @@ def router(
             found = RevokeAnswer(result="none", message=str(error))
         except (KeyServiceError, TokenUnavailable) as error:
             found = RevokeAnswer(result="failed", message=str(error))
+        failpoints.hit("sender.grant_revoked")
         await tokens.drop(db, workspace, mailbox)
         return found
 
