@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel, SecretStr
 
 from paceline_common import ids
+from paceline_common.preview import AttachmentShown, HeaderShown, Preview
 from paceline_gateway import pacing, preview, probe
 from paceline_gateway.api.pacing import ForecastIn, WhatIf
 from paceline_gateway.settings import GatewaySettings
@@ -119,13 +120,11 @@ async def test_previews_are_asked_and_answered_in_the_same_words(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[tuple[str, dict[str, Any]]] = []
-    shown = sender_preview.Preview(
+    shown = Preview(
         from_email="a@north.test", to_email="b@x.test", envelope_from="a@north.test", subject="s",
-        text="t", html=None, headers=[sender_preview.HeaderShown(name="To", value="b")],
+        text="t", html=None, headers=[HeaderShown(name="To", value="b")],
         attachments=[
-            sender_preview.AttachmentShown(
-                filename="a", content_type="a/b", size=1, content_id=None
-            )
+            AttachmentShown(filename="a", content_type="a/b", size=1, content_id=None)
         ],
         size=1, variant="A", missing=[], message=None,
     )  # fmt: skip

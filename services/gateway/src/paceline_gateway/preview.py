@@ -3,52 +3,16 @@
 from typing import Any, Final
 
 import httpx
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from paceline_common import telemetry
 from paceline_common.http import Problem, internal_client
+from paceline_common.preview import Preview
 from paceline_gateway import problems
 from paceline_gateway.settings import GatewaySettings
 
 _TIMEOUT_S: Final = 30.0
 _log = telemetry.logger("preview")
-
-
-class HeaderShown(BaseModel):
-    """A header field as it is written, unfolded."""
-
-    name: str
-    value: str
-
-
-class AttachmentShown(BaseModel):
-    """A file that goes along; `content_id` where the HTML shows it inline."""
-
-    filename: str
-    content_type: str
-    size: int
-    content_id: str | None
-
-
-class Message(BaseModel):
-    """A message as it leaves; a missing variable stands there as `[name]` and in `missing`.
-
-    `size` counts the octets of the whole message; `message` is that (base64),
-    when asked for with `raw`.
-    """
-
-    from_email: str
-    to_email: str
-    envelope_from: str
-    subject: str
-    text: str | None
-    html: str | None
-    headers: list[HeaderShown]
-    attachments: list[AttachmentShown]
-    size: int
-    variant: str | None
-    missing: list[str]
-    message: str | None
 
 
 class Previewer:
@@ -63,23 +27,23 @@ class Previewer:
         """Close the connections."""
         await self._sender.aclose()
 
-    async def job(self, asked: dict[str, Any]) -> Message:
+    async def job(self, asked: dict[str, Any]) -> Preview:
         """Return the message of a job (see the sender's `JobPreviewRequest`).
 
         Raises `not_found`, `preview_failed`, `preview_unavailable`.
         """
         return await self._ask("/internal/preview/job", asked)
 
-    async def step(self, asked: dict[str, Any]) -> Message:
+    async def step(self, asked: dict[str, Any]) -> Preview:
         """Return what a step would be for given values (the sender's `PreviewRequest`)."""
         return await self._ask("/internal/preview", asked)
 
-    async def _ask(self, path: str, asked: dict[str, Any]) -> Message:
+    async def _ask(self, path: str, asked: dict[str, Any]) -> Preview:
         try:
             answer = await self._sender.post(path, json=asked)
             told = answer.json()
             if answer.status_code == httpx.codes.OK:
-                return Message.model_validate(told)
+                return Preview.model_validate(told)
             code, detail = str(told["code"]), str(told["detail"])
         except (httpx.HTTPError, ValueError, KeyError, TypeError, ValidationError) as error:
             _log.warning("no preview", **telemetry.describe_error(error))

@@ -20,6 +20,7 @@ from paceline_common.db.session import Database
 from paceline_common.db.sql import Queries
 from paceline_common.http import DEPENDENCY_AWAY, Problem, ProblemType, public_id
 from paceline_common.keys import KeyService
+from paceline_common.preview import AttachmentShown, HeaderShown, Preview
 from paceline_common.storage import StorageUnavailable
 from paceline_sender.compose import Composer, Macs, Made, Material, Unbuildable, first_subject
 from paceline_sender.domain import conversation, message, render
@@ -84,43 +85,6 @@ class JobPreviewRequest(BaseModel):
     at: datetime | None = None
     variant: str | None = None
     raw: bool = False
-
-
-class HeaderShown(BaseModel):
-    """A header field as it is written, unfolded."""
-
-    name: str
-    value: str
-
-
-class AttachmentShown(BaseModel):
-    """A file that goes along; `content_id` where the HTML shows it inline."""
-
-    filename: str
-    content_type: str
-    size: int
-    content_id: str | None
-
-
-class Preview(BaseModel):
-    """The message; a missing variable stands there as `[name]` and in `missing`.
-
-    `size` counts the octets of the whole message; `message` is that (base64),
-    when asked for with `raw`. The Date is the slot's, or now.
-    """
-
-    from_email: str
-    to_email: str
-    envelope_from: str
-    subject: str
-    text: str | None
-    html: str | None
-    headers: list[HeaderShown]
-    attachments: list[AttachmentShown]
-    size: int
-    variant: str | None
-    missing: list[str]
-    message: str | None
 
 
 def router(db: Database, keys: KeyService, composer: Composer, clock: Clock) -> APIRouter:

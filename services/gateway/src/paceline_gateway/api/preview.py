@@ -9,11 +9,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paceline_common import ids
 from paceline_common.http import Problem
+from paceline_common.preview import Preview
 from paceline_gateway import problems
 from paceline_gateway.api.types import CampaignId, EnrollmentId, LeadId, MailboxId, answers
 from paceline_gateway.auth import Reader
 from paceline_gateway.parts import PartsDep
-from paceline_gateway.preview import Message
 from paceline_gateway.store import foreign
 from paceline_gateway.store.tables import CampaignTier, Mailbox, PoolMember
 
@@ -40,7 +40,7 @@ class PreviewIn(BaseModel):
     raw: bool = Field(default=False, description="With the whole message, in base64.")
 
 
-class PreviewOut(Message):
+class PreviewOut(Preview):
     """A message as it leaves, and from which mailbox.
 
     `mailbox_is`: `assigned` to the job, `asked` for, or an `example`: one of the
@@ -172,7 +172,7 @@ async def _lead(tx: AsyncConnection, lead_id: int) -> dict[str, Any]:
     return {**(row.fields or {}), **standard}
 
 
-def _out(shown: Message, mailbox_id: int, how: str) -> PreviewOut:
+def _out(shown: Preview, mailbox_id: int, how: str) -> PreviewOut:
     return PreviewOut(
         **shown.model_dump(), mailbox_id=ids.encode("mbx", mailbox_id), mailbox_is=how
     )
