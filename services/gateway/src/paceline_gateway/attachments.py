@@ -6,8 +6,6 @@ that nobody knows: the sweep removes what was begun and not finished.
 
 import asyncio
 import hashlib
-import tempfile
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import IO, Any, Final
 
@@ -22,7 +20,6 @@ from paceline_gateway.domain import content
 from paceline_gateway.parts import Parts
 from paceline_gateway.store.tables import Attachment, Campaign, Step, StepAttachment, Workspace
 
-SPOOL_BYTES: Final = 1024 * 1024
 # Longer than an upload may take.
 _ABANDONED_AFTER: Final = timedelta(hours=1)
 _SWEEP_EVERY_S: Final = 600.0
@@ -41,21 +38,6 @@ def too_large(max_bytes: int) -> Problem:
     return Problem(
         problems.ATTACHMENT_TOO_LARGE, f"at most {max_bytes:,} bytes are taken", max_bytes=max_bytes
     )
-
-
-async def receive(chunks: AsyncIterator[bytes], file: IO[bytes], max_bytes: int) -> None:
-    """Write a request's body into `file`; raise `attachment_too_large` past `max_bytes`."""
-    size = 0
-    async for chunk in chunks:
-        size += len(chunk)
-        if size > max_bytes:
-            raise too_large(max_bytes)
-        file.write(chunk)
-
-
-def spool() -> IO[bytes]:
-    """Return a file that stays in memory while it is small; it is gone when closed."""
-    return tempfile.SpooledTemporaryFile(SPOOL_BYTES)
 
 
 def checked_type(filename: str, given: str | None, content_id: str | None) -> str:
@@ -83,17 +65,14 @@ async def store(
 ) -> int:
     """Seal and store an uploaded file; return its number.
 
-    Raises `attachment_refused` for an empty one, `attachment_too_large`,
-    `attachments_full`, `storage_unavailable`.
+    Raises `attachment_refused` for an empty one, `attachments_full`,
+    `storage_unavailable`.
     """
     if not parts.files.are_set_up:
         raise unavailable()
-    file.seek(0)
     plain = file.read()
     if not plain:
         raise _refused("the file is empty")
-    if len(plain) > parts.settings.attachment_max_bytes:
-        raise too_large(parts.settings.attachment_max_bytes)
     async with parts.db.transaction([caller.workspace_id]) as tx:
         # One upload after the other counts: together they keep to the limit.
         await tx.execute(

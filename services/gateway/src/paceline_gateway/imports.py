@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import itertools
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -30,16 +30,6 @@ class Upload:
     filename: str | None
     mapping: Mapping[str, str | None]
     encoding: str | None
-
-
-async def receive(chunks: AsyncIterator[bytes], file: IO[bytes], max_bytes: int) -> None:
-    """Write a request's body into `file`; raise `import_too_large` past `max_bytes`."""
-    size = 0
-    async for chunk in chunks:
-        size += len(chunk)
-        if size > max_bytes:
-            raise too_large(max_bytes)
-        file.write(chunk)
 
 
 def too_large(max_bytes: int) -> Problem:

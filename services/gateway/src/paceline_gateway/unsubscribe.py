@@ -8,7 +8,6 @@ the suppression is committed before its 200.
 
 import html
 from dataclasses import dataclass
-from string import Template
 from typing import Final
 
 from fastapi import APIRouter, Response
@@ -17,6 +16,7 @@ from sqlalchemy import select
 
 from paceline_common import ids, telemetry
 from paceline_common.keys import KeyServiceUnavailable
+from paceline_gateway.pages import page
 from paceline_gateway.parts import Parts, PartsDep
 from paceline_gateway.store import foreign
 
@@ -26,32 +26,6 @@ REASON: Final = "unsubscribed"
 SOURCE: Final = "one_click"
 
 _log = telemetry.logger("unsubscribe")
-
-_PAGE: Final = Template(
-    """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="robots" content="noindex">
-<title>$title</title>
-<style>
-body { font: 1.1rem/1.5 system-ui, sans-serif; max-width: 32rem; margin: 15vh auto; padding: 0 1rem;
-  color: #222; background: #fff }
-button { font: inherit; padding: .6rem 1.2rem; border: 0; border-radius: .3rem; color: #fff;
-  background: #1a5fb4; cursor: pointer }
-</style>
-<h1>$title</h1>
-$body
-</html>
-"""
-)
-_SAFE: Final = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +44,7 @@ async def show_unsubscribe(token: str, parts: PartsDep) -> Response:
     if link is None:
         return _unknown()
     # The form posts to this same address; the token is quoted by the router's own match.
-    return _page(
+    return page(
         200,
         "Unsubscribe",
         "<p>You will get no further email from this sender.</p>"
@@ -89,7 +63,7 @@ async def unsubscribe(token: str, parts: PartsDep) -> Response:
         return _away()
     if link is None or not await _suppress(parts, link):
         return _unknown()
-    return _page(200, "You are unsubscribed", "<p>You will get no further email from us.</p>")
+    return page(200, "You are unsubscribed", "<p>You will get no further email from us.</p>")
 
 
 async def _verify(parts: Parts, token: str) -> _Link | None:
@@ -129,7 +103,7 @@ async def _suppress(parts: Parts, link: _Link) -> bool:
 
 
 def _unknown() -> Response:
-    return _page(
+    return page(
         404,
         "This link is not valid",
         "<p>It may have been cut off. Copy the whole link from the message, or answer the "
@@ -138,12 +112,6 @@ def _unknown() -> Response:
 
 
 def _away() -> Response:
-    return _page(503, "Please try again shortly", "<p>Nothing was changed yet.</p>", retry=True)
-
-
-def _page(status: int, title: str, body: str, *, retry: bool = False) -> Response:
-    return HTMLResponse(
-        _PAGE.substitute(title=title, body=body),
-        status,
-        {**_SAFE, **({"Retry-After": "10"} if retry else {})},
+    return page(
+        503, "Please try again shortly", "<p>Nothing was changed yet.</p>", {"Retry-After": "10"}
     )

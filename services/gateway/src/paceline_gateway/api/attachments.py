@@ -1,18 +1,17 @@
 """Attachments: files that steps send along, uploaded once and named by id."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request, status
 from pydantic import BaseModel
 from sqlalchemy import select
 from sqlalchemy.engine import Row
-from starlette.datastructures import UploadFile
 
 from paceline_common import ids
 from paceline_common.http import Problem
 from paceline_gateway import attachments, paging, problems
-from paceline_gateway.api.forms import AROUND, read_form
+from paceline_gateway.api.forms import request_body, uploaded
 from paceline_gateway.api.types import AttachmentId, answers
 from paceline_gateway.auth import Caller, Reader, Writer
 from paceline_gateway.paging import Cursor, Limit, Page
@@ -21,21 +20,7 @@ from paceline_gateway.store.tables import Attachment
 
 router = APIRouter(prefix="/v1/attachments", tags=["attachments"])
 
-_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {"file": {"type": "string", "format": "binary"}},
-                }
-            },
-        },
-    }
-}
+_BODY: Final = request_body("application/octet-stream")
 
 
 class AttachmentOut(BaseModel):
@@ -77,31 +62,10 @@ async def upload_attachment(
     It is sealed with the workspace's own key before it is stored.
     """
     limit = parts.settings.attachment_max_bytes
-    given = request.headers.get("content-type", "")
-    is_form = given.startswith("multipart/form-data")
-    if int(request.headers.get("content-length") or 0) > limit + is_form * AROUND:
-        raise attachments.too_large(limit)
-    if is_form:
-        form = await read_form(request, limit, attachments.too_large(limit))
-        try:
-            part = form.get("file")
-            if not isinstance(part, UploadFile):
-                raise Problem(
-                    problems.REQUEST_INVALID,
-                    "the form has no part called file",
-                    errors=[{"at": "body/file", "why": "missing", "kind": "missing"}],
-                )
-            name = _name(filename or part.filename)
-            kind = attachments.checked_type(name, part.content_type, content_id)
-            number = await attachments.store(parts, caller, part.file, name, kind, content_id)
-        finally:
-            await form.close()
-    else:
-        name = _name(filename)
-        kind = attachments.checked_type(name, given, content_id)
-        with attachments.spool() as spool:
-            await attachments.receive(request.stream(), spool, limit)
-            number = await attachments.store(parts, caller, spool, name, kind, content_id)
+    async with uploaded(request, limit, attachments.too_large(limit)) as given:
+        name = _name(filename or given.filename)
+        kind = attachments.checked_type(name, given.content_type, content_id)
+        number = await attachments.store(parts, caller, given.file, name, kind, content_id)
     return await _one(parts, caller, number)
 
 

@@ -1,22 +1,20 @@
 """CSV imports: upload, progress, and what became of each row."""
 
 import json
-import tempfile
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query, Request, status
 from pydantic import BaseModel
 from sqlalchemy import bindparam, func, select
 from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
-from starlette.datastructures import UploadFile
 
 from paceline_common import ids
 from paceline_common.db import Queries
 from paceline_common.http import Problem
 from paceline_gateway import imports, paging, problems
-from paceline_gateway.api.forms import read_form
+from paceline_gateway.api.forms import request_body, uploaded
 from paceline_gateway.api.types import CampaignId, IdempotencyKey, ImportId, answers, public
 from paceline_gateway.auth import Caller, Enroller, Reader
 from paceline_gateway.imports import Upload
@@ -28,7 +26,6 @@ from paceline_gateway.store.tables import LeadImport
 
 router = APIRouter(prefix="/v1", tags=["imports"])
 
-SPOOL_BYTES = 1024 * 1024
 _queries = Queries("paceline_gateway")
 
 Outcome = Literal["enrolled", "duplicate", "suppressed", "refused", "pending", "error"]
@@ -83,25 +80,9 @@ class RowOut(BaseModel):
     enrollment_id: str | None
 
 
-_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "text/csv": {"schema": {"type": "string", "format": "binary"}},
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {
-                        "file": {"type": "string", "format": "binary"},
-                        "mapping": {"type": "string", "description": "As the query parameter."},
-                        "encoding": {"type": "string", "description": "As the query parameter."},
-                    },
-                }
-            },
-        },
-    }
-}
+_BODY: Final = request_body(
+    "text/csv", mapping="As the query parameter.", encoding="As the query parameter."
+)
 
 
 @router.post(
@@ -142,31 +123,14 @@ async def import_leads(
     Answers when every row has been read.
     """
     limit = parts.settings.import_max_bytes
-    if int(request.headers.get("content-length") or 0) > limit:
-        raise imports.too_large(limit)
-    with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as spool:
-        if request.headers.get("content-type", "").startswith("multipart/form-data"):
-            form = await read_form(request, limit, imports.too_large(limit))
-            try:
-                part = form.get("file")
-                if not isinstance(part, UploadFile):
-                    raise Problem(
-                        problems.REQUEST_INVALID,
-                        "the form has no part called file",
-                        errors=[{"at": "body/file", "why": "missing", "kind": "missing"}],
-                    )
-                upload = Upload(
-                    part.file, part.filename or filename,
-                    _mapping(_text(form.get("mapping")) or mapping),
-                    _text(form.get("encoding")) or encoding,
-                )  # fmt: skip
-                import_id = await imports.run(parts, caller, campaign_id, upload, idempotency_key)
-            finally:
-                await form.close()
-        else:
-            await imports.receive(request.stream(), spool, limit)
-            upload = Upload(spool, filename, _mapping(mapping), encoding)
-            import_id = await imports.run(parts, caller, campaign_id, upload, idempotency_key)
+    async with uploaded(request, limit, imports.too_large(limit)) as given:
+        upload = Upload(
+            given.file,
+            given.filename or filename,
+            _mapping(given.texts.get("mapping") or mapping),
+            given.texts.get("encoding") or encoding,
+        )
+        import_id = await imports.run(parts, caller, campaign_id, upload, idempotency_key)
     async with parts.db.transaction([caller.workspace_id]) as tx:
         return (await _read(tx, caller, [import_id]))[0]
 
@@ -267,10 +231,6 @@ async def list_import_rows(
         for one in rows
     ]  # fmt: skip
     return paging.page(found, limit, [(one.row,) for one in found])
-
-
-def _text(part: UploadFile | str | None) -> str | None:
-    return part if isinstance(part, str) and part else None
 
 
 def _mapping(text: str | None) -> dict[str, str | None]:

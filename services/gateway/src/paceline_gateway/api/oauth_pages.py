@@ -5,8 +5,6 @@ No API key here: the start link's secret, and then the cookie that it sets, say 
 
 import html
 import json
-from string import Template
-from typing import Final
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
@@ -16,36 +14,10 @@ from paceline_common.http import Problem
 from paceline_gateway import oauth_flow, problems
 from paceline_gateway.domain.consent import OAuthProvider
 from paceline_gateway.oauth_flow import Trip
+from paceline_gateway.pages import SAFE, page
 from paceline_gateway.parts import Parts, PartsDep
 
 router = APIRouter(prefix="/oauth", tags=["oauth"], default_response_class=HTMLResponse)
-
-_PAGE: Final = Template(
-    """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="robots" content="noindex">
-<title>$title</title>
-<style>
-body { font: 1.1rem/1.5 system-ui, sans-serif; max-width: 36rem; margin: 12vh auto; padding: 0 1rem;
-  color: #222; background: #fff }
-code, blockquote { overflow-wrap: anywhere }
-blockquote { margin: 1rem 0; padding: .3rem 1rem; border-left: .2rem solid #999; color: #444 }
-</style>
-<h1>$title</h1>
-$body
-</html>
-"""
-)
-_SAFE: Final = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
-    # The way back holds the code.
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-}
 
 
 @router.get("/start/{token}", operation_id="openOAuthLink", include_in_schema=False)
@@ -92,7 +64,7 @@ async def come_back(provider: OAuthProvider, request: Request, parts: PartsDep) 
     return _leave(
         parts,
         arrival,
-        _page(
+        page(
             200,
             "The mailbox is connected",
             "<p>A test message was sent and read back. You may close this window.</p>"
@@ -103,7 +75,7 @@ async def come_back(provider: OAuthProvider, request: Request, parts: PartsDep) 
 
 async def _admin(parts: Parts, arrival: oauth_flow.Arrival, query: dict[str, str]) -> Response:
     if await oauth_flow.admin_answered(parts, arrival, query):
-        return _page(
+        return page(
             200,
             "The organisation's consent is given",
             "<p>Mailboxes of the organisation can be connected now: their owners start again "
@@ -114,7 +86,7 @@ async def _admin(parts: Parts, arrival: oauth_flow.Arrival, query: dict[str, str
 
 
 def _go(parts: Parts, trip: Trip) -> Response:
-    answer = RedirectResponse(trip.url, 302, _SAFE)
+    answer = RedirectResponse(trip.url, 302, SAFE)
     answer.set_cookie(
         trip.cookie,
         trip.session,
@@ -155,8 +127,4 @@ def _refused(problem: Problem) -> Response:
         shown = html.escape(link)
         parts.append(f'<p>For the administrator: <a href="{shown}">{shown}</a></p>')
     parts.append(f'<p><code id="problem">{html.escape(document["code"])}</code></p>')
-    return _page(problem.kind.status, html.escape(document["title"]), "\n".join(parts))
-
-
-def _page(status: int, title: str, body: str) -> Response:
-    return HTMLResponse(_PAGE.substitute(title=title, body=body), status, dict(_SAFE))
+    return page(problem.kind.status, html.escape(document["title"]), "\n".join(parts))
