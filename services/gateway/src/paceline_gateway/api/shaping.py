@@ -1,6 +1,6 @@
 """How gently recipients are written to, and how much a sending domain may send."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Final
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine import Row
+from sqlalchemy.orm import InstrumentedAttribute
 
 from paceline_common.address import InvalidAddress, normalise_domain
 from paceline_common.http import Problem
@@ -21,6 +22,8 @@ from paceline_gateway.parts import Parts, PartsDep
 from paceline_gateway.store.tables import DomainBudget, ShapingRule
 
 router = APIRouter(prefix="/v1", tags=["shaping"])
+
+_Table = type[ShapingRule | DomainBudget]
 
 _WORDS: Final = ("*", "host:google", "host:microsoft")
 
@@ -95,13 +98,8 @@ class DomainBudgets(BaseModel):
 @router.get("/shaping-rules", operation_id="listShapingRules", responses=answers())
 async def list_shaping_rules(parts: PartsDep, caller: Reader) -> ShapingRules:
     """List the rules, by pattern."""
-    async with parts.db.transaction([caller.workspace_id]) as tx:
-        rows = await tx.execute(
-            select(ShapingRule.__table__)
-            .where(ShapingRule.workspace_id == caller.workspace_id)
-            .order_by(ShapingRule.pattern)
-        )
-        return ShapingRules(items=[_rule(row) for row in rows])
+    rows = await _rows(parts, caller, ShapingRule, ShapingRule.pattern)
+    return ShapingRules(items=[_rule(row) for row in rows])
 
 
 @router.get(
@@ -112,16 +110,10 @@ async def list_shaping_rules(parts: PartsDep, caller: Reader) -> ShapingRules:
 async def get_shaping_rule(pattern: PatternPath, parts: PartsDep, caller: Reader) -> ShapingRuleOut:
     """Return one rule."""
     key = _pattern(pattern)
-    async with parts.db.transaction([caller.workspace_id]) as tx:
-        found = await tx.execute(
-            select(ShapingRule.__table__).where(
-                ShapingRule.workspace_id == caller.workspace_id, ShapingRule.pattern == key
-            )
-        )
-        row = found.one_or_none()
-    if row is None:
+    rows = await _rows(parts, caller, ShapingRule, ShapingRule.pattern, key)
+    if not rows:
         raise Problem(problems.NOT_FOUND, f"there is no rule for {key}")
-    return _rule(row)
+    return _rule(rows[0])
 
 
 @router.put(
@@ -156,13 +148,8 @@ async def delete_shaping_rule(pattern: PatternPath, parts: PartsDep, caller: Wri
 @router.get("/domain-budgets", operation_id="listDomainBudgets", responses=answers())
 async def list_domain_budgets(parts: PartsDep, caller: Reader) -> DomainBudgets:
     """List the budgets, by domain."""
-    async with parts.db.transaction([caller.workspace_id]) as tx:
-        rows = await tx.execute(
-            select(DomainBudget.__table__)
-            .where(DomainBudget.workspace_id == caller.workspace_id)
-            .order_by(DomainBudget.domain)
-        )
-        return DomainBudgets(items=[_budget(row) for row in rows])
+    rows = await _rows(parts, caller, DomainBudget, DomainBudget.domain)
+    return DomainBudgets(items=[_budget(row) for row in rows])
 
 
 @router.get(
@@ -173,16 +160,10 @@ async def list_domain_budgets(parts: PartsDep, caller: Reader) -> DomainBudgets:
 async def get_domain_budget(domain: DomainPath, parts: PartsDep, caller: Reader) -> DomainBudgetOut:
     """Return one budget."""
     key = _domain(domain)
-    async with parts.db.transaction([caller.workspace_id]) as tx:
-        found = await tx.execute(
-            select(DomainBudget.__table__).where(
-                DomainBudget.workspace_id == caller.workspace_id, DomainBudget.domain == key
-            )
-        )
-        row = found.one_or_none()
-    if row is None:
+    rows = await _rows(parts, caller, DomainBudget, DomainBudget.domain, key)
+    if not rows:
         raise Problem(problems.NOT_FOUND, f"there is no budget for {key}")
-    return _budget(row)
+    return _budget(rows[0])
 
 
 @router.put(
@@ -211,10 +192,25 @@ async def delete_domain_budget(domain: DomainPath, parts: PartsDep, caller: Writ
     await _drop(parts, caller, DomainBudget, DomainBudget.domain == key, "budget", key)
 
 
+async def _rows(
+    parts: Parts,
+    caller: Caller,
+    table: _Table,
+    name: InstrumentedAttribute[str],
+    wanted: str | None = None,
+) -> Sequence[Row[Any]]:
+    """Return the workspace's rows by name, or the wanted one alone."""
+    statement = select(table.__table__).where(table.workspace_id == caller.workspace_id)
+    if wanted is not None:
+        statement = statement.where(name == wanted)
+    async with parts.db.transaction([caller.workspace_id]) as tx:
+        return (await tx.execute(statement.order_by(name))).all()
+
+
 async def _put(
     parts: Parts,
     caller: Caller,
-    table: type[ShapingRule | DomainBudget],
+    table: _Table,
     key: Mapping[str, str],
     limits: Mapping[str, Any],
     noun: str,
@@ -239,7 +235,7 @@ async def _put(
 async def _drop(
     parts: Parts,
     caller: Caller,
-    table: type[ShapingRule | DomainBudget],
+    table: _Table,
     which: ColumnElement[bool],
     noun: str,
     named: str,
