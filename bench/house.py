@@ -1,22 +1,27 @@
 """Real servers for one bench run, migrated, in a folder of their own."""
 
 import asyncio
+import json
 import random
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psycopg
+from confluent_kafka import Producer
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
+from paceline_common import events, ids, topics
 from paceline_common.address import AddressHasher
 from paceline_common.db import Database, Outbox, Queries
+from paceline_common.keys import KeyAdmin, KeyService
 from paceline_common.settings import ServiceSettings
 from paceline_common.telemetry import Metrics
 from paceline_local.stack import Stack
@@ -66,6 +71,35 @@ class Servers:
             keys_role_id="none",
             keys_secret_id=SecretStr("none"),
         )
+
+    def login(self, principal: str) -> ServiceSettings:
+        """Return the settings of a principal who may go to Kafka and the key service as well."""
+        secret = self.stack.passwords.folder(principal) / "paceline_keys_secret_id"
+        return self.settings(principal).model_copy(
+            update={
+                "kafka_bootstrap": self.stack.kafka.bootstrap(),
+                "kafka_password": SecretStr(
+                    self.stack.passwords.get(principal, "paceline_kafka_password")
+                ),
+                "keys_url": self.stack.keys.url(),
+                "keys_role_id": self.stack.keys.role_id(principal),
+                "keys_secret_id": SecretStr(secret.read_text()),
+            }
+        )
+
+    def idle(self) -> bool:
+        """Tell whether nothing is leased or on its way."""
+        ((busy,),) = self.sql(
+            "SELECT EXISTS (SELECT FROM scheduler.send_job WHERE state IN ('reserved', 'sending'))"
+        )
+        return not busy
+
+    def pid(self, service: str) -> int:
+        """Return a running service's process id."""
+        found = self.stack.processes.find(service)
+        if found is None:
+            raise RuntimeError(f"{service} has ended")
+        return found.pid
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -181,6 +215,11 @@ def campaign(made: Servers, *, mailboxes: int, policy: str) -> None:
     )
 
 
+def letter(made: Servers, *, text: str, html: str) -> None:
+    """Have the campaign's step send this."""
+    made.sql("UPDATE gateway.step SET text_template = %s, html_template = %s", text, html)
+
+
 def jobs(made: Servers, count: int) -> None:
     """Queue `count` first messages of the campaign, each to its own lead at one of 1,000 domains.
 
@@ -230,6 +269,72 @@ def jobs(made: Servers, count: int) -> None:
             connection.execute(statement.encode(), arguments)
         # As autovacuum does within a minute: without statistics plans are guesses.
         connection.execute("VACUUM ANALYZE")
+
+
+def connect(made: Servers, mailboxes: range, smtp: Mapping[str, Any]) -> None:
+    """Give mailboxes an SMTP server and a sealed password. Makes the workspace's keys."""
+    asyncio.run(_connect(made, mailboxes, smtp))
+
+
+async def _connect(made: Servers, mailboxes: range, smtp: Mapping[str, Any]) -> None:
+    admin = KeyAdmin(made.login("admin"))
+    await admin.create_workspace_keys(WS)
+    admin.close()
+    password = msgspec.json.encode({"password": "any"})
+    async with KeyService(made.login("gateway")) as keys:
+        sealed = await asyncio.gather(
+            *(keys.seal("send", WS, password, table="mailbox", row=n) for n in mailboxes)
+        )
+    made.sql(
+        "UPDATE gateway.mailbox AS m SET smtp = %s, send_credential = u.sealed"
+        " FROM unnest(%s::bigint[], %s::bytea[]) AS u(mailbox_id, sealed)"
+        " WHERE m.mailbox_id = u.mailbox_id",
+        json.dumps(smtp),
+        list(mailboxes),
+        sealed,
+    )
+
+
+def activate(
+    made: Servers, mailboxes: range, policy: Mapping[str, Any]
+) -> Sequence[tuple[int, int]]:
+    """Have these mailboxes send by `policy`, and no others, once they are told; return who
+    changed, to which version."""
+    return made.sql(
+        "UPDATE gateway.mailbox SET is_active = mailbox_id BETWEEN %s AND %s, policy = %s,"
+        " version = version + 1 WHERE is_active OR mailbox_id BETWEEN %s AND %s"
+        " RETURNING mailbox_id, version",
+        mailboxes.start,
+        mailboxes.stop - 1,
+        json.dumps(policy),
+        mailboxes.start,
+        mailboxes.stop - 1,
+    )
+
+
+def tell(made: Servers, changed: Sequence[tuple[int, int]]) -> None:
+    """Tell `mailbox-changed`, as the gateway would."""
+    producer = Producer(made.stack.kafka.client_config("gateway"))
+    workspace = ids.encode("ws", WS)
+    for number, version in changed:
+        mailbox = ids.encode("mbx", number)
+        body = events.MailboxChanged(workspace_id=workspace, mailbox_id=mailbox, version=version)
+        producer.produce(
+            topics.MAILBOX_CHANGED.name,
+            key=mailbox,
+            value=msgspec.json.encode(body),
+            headers={
+                "ce_specversion": "1.0",
+                "ce_id": ids.new_event_id(),
+                "ce_type": events.event_type(topics.MAILBOX_CHANGED),
+                "ce_source": "gateway",
+                "ce_time": datetime.now(UTC).isoformat(),
+                "ce_workspaceid": workspace,
+                "content-type": "application/json",
+            },
+        )
+    if producer.flush(30):
+        raise RuntimeError("Kafka took not every event")
 
 
 def rng() -> random.Random:

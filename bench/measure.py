@@ -51,6 +51,11 @@ def cpu_seconds(work: Callable[[], object]) -> float:
 
 def process_cpu_s(*pids: int) -> float:
     """Return the CPU seconds of this process and of `pids` with their children, dead ones too."""
+    return time.process_time() + others_cpu_s(*pids)
+
+
+def others_cpu_s(*pids: int) -> float:
+    """Return the CPU seconds of `pids` with their children, dead ones too."""
     ticks = 0
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -63,17 +68,18 @@ def process_cpu_s(*pids: int) -> float:
             ticks += sum(map(int, fields[11:15]))
         elif parent in pids:
             ticks += sum(map(int, fields[11:13]))
-    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def interleave(
     ours: Callable[[], float], theirs: Callable[[], float], repeats: int
 ) -> tuple[float, float]:
     """Run both in turn, `repeats` times each, and return the medians of what they return."""
-    ours()
-    theirs()
-    pairs = [(ours(), theirs()) for _ in range(repeats)]
-    return (
-        statistics.median(pair[0] for pair in pairs),
-        statistics.median(pair[1] for pair in pairs),
-    )
+    mine, others = in_turn(repeats, ours, theirs)
+    return mine, others
+
+
+def in_turn(repeats: int, *runs: Callable[[], float]) -> list[float]:
+    """Run all in turn, once to warm up and `repeats` times to count; return each one's median."""
+    rounds = [[run() for run in runs] for _ in range(repeats + 1)]
+    return [statistics.median(values) for values in zip(*rounds[1:], strict=True)]

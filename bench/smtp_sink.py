@@ -1,12 +1,14 @@
-"""`python -m bench.smtp_sink`: an SMTP server that takes every message and notes when it came.
+"""`python -m bench.smtp_sink [CERTIFICATE KEY]`: an SMTP server that takes every message and
+notes when it came; with a certificate it speaks implicit TLS (RFC 8314).
 
 Prints its port on the first line, then one line per message: the job's public
-id from `X-Paceline-Job`, the envelope's sender, and CLOCK_REALTIME in ns at
-which MAIL FROM arrived. Ends with its standard input.
+id from `X-Paceline-Job`, the envelope's sender, CLOCK_REALTIME in ns at which
+MAIL FROM arrived, and the message's octets. Ends with its standard input.
 """
 
 import asyncio
 import os
+import ssl
 import sys
 import time
 from typing import Final, cast
@@ -72,16 +74,21 @@ class Sink(asyncio.Protocol):
     def _note(self, message: bytes) -> None:
         start = message.index(_HEADER) + len(_HEADER)
         job = message[start : message.index(b".", start)].strip().decode()
-        os.write(1, f"{job} {self._sender} {self._mail_at}\n".encode())
+        octets = len(message) + 2  # the last line's end
+        os.write(1, f"{job} {self._sender} {self._mail_at} {octets}\n".encode())
 
 
-async def _serve() -> None:
+async def _serve(*certificate: str) -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Sink, "127.0.0.1", 0, backlog=1024)
+    context = None
+    if certificate:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(*certificate)
+    server = await loop.create_server(Sink, "127.0.0.1", 0, backlog=1024, ssl=context)
     os.write(1, b"%d\n" % server.sockets[0].getsockname()[1])
     await loop.run_in_executor(None, sys.stdin.buffer.read)
     server.close()
 
 
 if __name__ == "__main__":
-    uvloop.run(_serve())
+    uvloop.run(_serve(*sys.argv[1:]))

@@ -4,11 +4,24 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from bench.measure import Result
-from bench.rows import enrollment, events, explain, lateness, memory, message, pacing, standstill
+from bench.rows import (
+    enrollment,
+    events,
+    explain,
+    lateness,
+    memory,
+    message,
+    pacing,
+    standstill,
+    submission,
+    warm,
+)
 
 Row = Callable[[int], list[Result]]
 
 ROWS: Final[Mapping[int, Row]] = {
+    1: submission.measure,
+    2: warm.measure,
     3: pacing.measure_rate,
     4: pacing.measure_growth,
     5: memory.measure_bytes,

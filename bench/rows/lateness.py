@@ -1,35 +1,23 @@
 """Row 7: how late MAIL FROM comes, on the whole house under half its load, against bare timers;
 and the second half of row 6: what the sender keeps of a mailbox it has served."""
 
-import asyncio
 import json
 import math
 import re
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-import msgspec
-from confluent_kafka import Producer
-from pydantic import SecretStr
-
 from bench import house
 from bench.measure import Result
-from paceline_common import events, ids, topics
-from paceline_common.keys import KeyAdmin, KeyService
-from paceline_common.settings import ServiceSettings
-from paceline_local.process import wait_until
-from paceline_local.stack import Stack
+from bench.sink import Arrival, Sink, await_, process, sink
 
 JOBS: Final = 1_000_000
 # Numbers of mailboxes. Some ask for all that the house can do; half of that is shared by those
@@ -45,7 +33,6 @@ GOAL_P999_MS: Final = 20.0
 GOAL_BYTES: Final = 2048
 # How long after its settings a mailbox's first slot comes: they are to be known by then.
 HEAD_START_S: Final = 15.0
-PATIENCE_S: Final = 300.0
 # Every 100th timed mailbox may send this often in a day: less often than it could.
 CAPPED: Final = range(100, TIMED.stop, 100)
 CAP: Final = 2
@@ -59,58 +46,12 @@ SINGLE: Final = {"windows": None}
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
-    """A message at the sink: when its MAIL FROM came, by CLOCK_REALTIME."""
-
-    job: int
-    mailbox: int
-    at_ns: int
-
-
-@dataclass(frozen=True, slots=True)
 class Sent:
     """A slot and its message. `late_ns`: from the one's opening to MAIL FROM."""
 
     mailbox: int
     slot_ns: int
     late_ns: int
-
-
-@contextmanager
-def _process(output: Path, *argv: str) -> Iterator[None]:
-    """Run a module of the bench; it ends with its standard input."""
-    with output.open("wb") as stream:
-        child = subprocess.Popen(
-            [sys.executable, "-m", *argv], stdin=subprocess.PIPE, stdout=stream
-        )
-    try:
-        yield
-    finally:
-        child.communicate(timeout=30)
-
-
-@dataclass(frozen=True, slots=True)
-class Sink:
-    """What the SMTP sink wrote."""
-
-    output: Path
-
-    def port(self) -> int:
-        """Wait for the sink to listen; return where."""
-        _await(lambda: self.output.read_bytes().endswith(b"\n"), "the sink listens")
-        return int(self.output.read_text())
-
-    def count(self) -> int:
-        """Return how many messages it has taken."""
-        return self.output.read_bytes().count(b"\n") - 1
-
-    def arrivals(self) -> list[Arrival]:
-        """Return every message taken so far."""
-        rows = [line.split() for line in self.output.read_text().splitlines()[1:]]
-        return [
-            Arrival(ids.decode("job", job), int(sender[1 : sender.index("@")]), int(at))
-            for job, sender, at in rows
-        ]
 
 
 class Run:
@@ -124,32 +65,17 @@ class Run:
         house.campaign(self._made, mailboxes=OTHERS.stop - 1, policy="{}")
         self._made.sql("UPDATE gateway.mailbox SET is_active = false")
         house.jobs(self._made, JOBS)
-        asyncio.run(self._connect())
-        changed = self._set(FLOOD, FLOODING)
+        every = range(FLOOD.start, OTHERS.stop)
+        settings = {
+            "host": "127.0.0.1", "port": self._sink.port(), "tls": "none", "username": "bench",
+        }  # fmt: skip
+        house.connect(self._made, every, settings)
+        changed = house.activate(self._made, FLOOD, FLOODING)
         for name in ("sender", "scheduler"):
             self._stack.restart(name)
         # With the first it hears of a workspace the scheduler reads the whole of it.
-        _tell(self._stack, changed)
-        _await(lambda: self._sink.count() > 0, "the first message")
-
-    async def _connect(self) -> None:
-        """Give every mailbox the sink and a sealed password."""
-        admin = KeyAdmin(_login(self._made, "admin"))
-        await admin.create_workspace_keys(house.WS)
-        admin.close()
-        smtp = {"host": "127.0.0.1", "port": self._sink.port(), "tls": "none", "username": "bench"}
-        password = msgspec.json.encode({"password": "any"})
-        every = range(FLOOD.start, OTHERS.stop)
-        async with KeyService(_login(self._made, "gateway")) as keys:
-            sealed = await asyncio.gather(
-                *(keys.seal("send", house.WS, password, table="mailbox", row=n) for n in every)
-            )
-        self._made.sql(
-            "UPDATE gateway.mailbox AS m SET smtp = %s, send_credential = u.sealed"
-            " FROM unnest(%s::bigint[], %s::bytea[]) AS u(mailbox_id, sealed)"
-            " WHERE m.mailbox_id = u.mailbox_id",
-            json.dumps(smtp), list(every), sealed,
-        )  # fmt: skip
+        house.tell(self._made, changed)
+        await_(lambda: self._sink.count() > 0, "the first message")
 
     def capacity(self) -> float:
         """Return messages per second that the house sends when it is asked for ever more."""
@@ -158,20 +84,9 @@ class Run:
         time.sleep(CAPACITY_S)
         return (self._sink.count() - before) / CAPACITY_S
 
-    def _set(self, mailboxes: range, policy: dict[str, Any]) -> list[tuple[int, int]]:
-        """Have these mailboxes send by `policy`, and no others; return who changed, to what."""
-        rows: list[tuple[int, int]] = self._made.sql(
-            "UPDATE gateway.mailbox SET is_active = mailbox_id BETWEEN %s AND %s, policy = %s,"
-            " version = version + 1 WHERE is_active OR mailbox_id BETWEEN %s AND %s"
-            " RETURNING mailbox_id, version",
-            mailboxes.start, mailboxes.stop - 1, json.dumps(policy), mailboxes.start,
-            mailboxes.stop - 1,
-        )  # fmt: skip
-        return rows
-
     def turn_to(self, mailboxes: range, policy: dict[str, Any], spread_s: float) -> None:
         """Have these mailboxes send from now on, and no others, the first slots spread out."""
-        changed = self._set(mailboxes, policy)
+        changed = house.activate(self._made, mailboxes, policy)
         self._made.sql(
             "UPDATE gateway.mailbox SET policy = policy || %s WHERE mailbox_id = ANY (%s)",
             json.dumps({"daily_cap": CAP}), list(CAPPED),
@@ -182,7 +97,7 @@ class Run:
             " WHERE mailbox_id BETWEEN %s AND %s",
             HEAD_START_S, spread_s, mailboxes.start, mailboxes.stop - 1,
         )  # fmt: skip
-        _tell(self._stack, changed)
+        house.tell(self._made, changed)
 
     def window(self, seconds: float) -> tuple[int, int]:
         """Let time pass; return its bounds in ns of CLOCK_REALTIME."""
@@ -193,7 +108,7 @@ class Run:
     def await_served(self, mailboxes: range) -> None:
         """Wait until each of these mailboxes has sent something."""
         wanted = set(mailboxes)
-        _await(
+        await_(
             lambda: wanted <= {one.mailbox for one in self._sink.arrivals()}, "all are served", 1.0
         )
 
@@ -202,19 +117,11 @@ class Run:
 
         Taken as the process is: nobody asks its allocator to give anything back.
         """
-        _await(self._is_idle, "the sender is idle", 1.0)
-        record = self._stack.processes.find("sender")
-        assert record is not None
-        status = Path(f"/proc/{record.pid}/status").read_text()
+        await_(self._made.idle, "the sender is idle", 1.0)
+        status = Path(f"/proc/{self._made.pid('sender')}/status").read_text()
         found = re.search(r"^RssAnon:\s+(\d+) kB", status, re.MULTILINE)
         assert found is not None
         return int(found[1]) * 1024
-
-    def _is_idle(self) -> bool:
-        ((busy,),) = self._made.sql(
-            "SELECT EXISTS (SELECT FROM scheduler.send_job WHERE state IN ('reserved', 'sending'))"
-        )
-        return not busy
 
     def sent(self) -> tuple[list[Sent], int]:
         """Return every message with its slot, and how many came without one or twice."""
@@ -233,47 +140,6 @@ class Run:
             else:
                 sent.append(Sent(one.mailbox, slot_ns, one.at_ns - slot_ns))
         return sent, strange
-
-
-def _login(made: house.Servers, principal: str) -> ServiceSettings:
-    secret = made.stack.passwords.folder(principal) / "paceline_keys_secret_id"
-    return made.settings(principal).model_copy(
-        update={
-            "keys_url": made.stack.keys.url(),
-            "keys_role_id": made.stack.keys.role_id(principal),
-            "keys_secret_id": SecretStr(secret.read_text()),
-        }
-    )
-
-
-def _tell(stack: Stack, changed: Sequence[tuple[int, int]]) -> None:
-    """Tell `mailbox-changed`, as the gateway would."""
-    producer = Producer(stack.kafka.client_config("gateway"))
-    workspace = ids.encode("ws", house.WS)
-    for number, version in changed:
-        mailbox = ids.encode("mbx", number)
-        body = events.MailboxChanged(workspace_id=workspace, mailbox_id=mailbox, version=version)
-        producer.produce(
-            topics.MAILBOX_CHANGED.name,
-            key=mailbox,
-            value=msgspec.json.encode(body),
-            headers={
-                "ce_specversion": "1.0",
-                "ce_id": ids.new_event_id(),
-                "ce_type": events.event_type(topics.MAILBOX_CHANGED),
-                "ce_source": "gateway",
-                "ce_time": datetime.now(UTC).isoformat(),
-                "ce_workspaceid": workspace,
-                "content-type": "application/json",
-            },
-        )
-    if producer.flush(30):
-        raise RuntimeError("Kafka took not every event")
-
-
-def _await(condition: Callable[[], bool], what: str, every: float = 0.1) -> None:
-    if not wait_until(condition, PATIENCE_S, every):
-        raise TimeoutError(f"waited {PATIENCE_S:g} s in vain: {what}")
 
 
 def _quantile(values: Sequence[float], share: float) -> float:
@@ -302,10 +168,10 @@ def measure(repeats: int) -> list[Result]:
     """Rows 7 and 6. One run of `repeats` windows, in each of which the timers run beside."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pl-bench-")))
-        sink, timers = Sink(folder / "sink"), folder / "timers"
+        timers = folder / "timers"
         made = stack.enter_context(house.everything())
-        stack.enter_context(_process(sink.output, "bench.smtp_sink"))
-        run = Run(made, sink)
+        taker = stack.enter_context(sink())
+        run = Run(made, taker)
         run.begin()
         capacity = run.capacity()
         rate = capacity / 2
@@ -316,14 +182,14 @@ def measure(repeats: int) -> list[Result]:
         }  # fmt: skip
         run.turn_to(TIMED, policy, spacing_s)
         time.sleep(HEAD_START_S + WARM_UP_S)
-        with _process(timers, "bench.bare_timer", str(rate)):
+        with process(timers, "bench.bare_timer", str(rate)):
             windows = [run.window(WINDOW_S) for _ in range(repeats)]
         run.turn_to(OTHERS, SINGLE, len(OTHERS) / rate)
         before = run.quiet_bytes()
         run.await_served(OTHERS)
         grown = run.quiet_bytes() - before
         sent, strange = run.sent()
-        offences = strange + _offences(sink.arrivals(), sent, cadence_s)
+        offences = strange + _offences(taker.arrivals(), sent, cadence_s)
         bare = [
             (int(due), int(late) / 1e6)
             for due, late in map(str.split, timers.read_text().splitlines())

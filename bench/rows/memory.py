@@ -2,11 +2,9 @@
 
 import asyncio
 import os
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -63,23 +61,6 @@ async def _weigh(made: house.Servers, policy: str) -> tuple[float, float]:
     return mailboxes / MAILBOXES, jobs / JOBS
 
 
-@contextmanager
-def _worker(url: str) -> Iterator[int]:
-    """Run a Celery worker of one process; give its pid."""
-    command = [sys.executable, "-m", "celery", "-A", "bench.rows.celery_peer", "worker",
-               "--pool=solo", "--without-gossip", "--without-mingle", "--without-heartbeat",
-               "--loglevel=ERROR"]  # fmt: skip
-    worker = subprocess.Popen(
-        command, env=os.environ | {celery_peer.BROKER: url}, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        yield worker.pid
-    finally:
-        worker.terminate()
-        worker.wait(30)
-
-
 def _resident(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
 
@@ -89,7 +70,7 @@ async def _celery(made: house.Servers) -> float:
     url = made.stack.redis.url()
     async with _admin(made) as admin:
         await admin.flushall()
-        with _worker(url) as pid:
+        with celery_peer.worker(url, "--pool=solo") as pid:
             app = celery_peer.connect(url)
             app.send_task("send", args=[0], eta=datetime.now(UTC) + timedelta(days=1))
             await _fetched(admin, 1)

@@ -4,13 +4,16 @@ and what one costs as the queue grows."""
 import asyncio
 import json
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from typing import Final
 
-from bench import house
+from redis.asyncio import Redis
+
+from bench import fill, house
 from bench.measure import Result, interleave, process_cpu_s
 from paceline_scheduler.pacing.redis import RedisPacing
+from paceline_scheduler.reserve import Pacer
 
 MAILBOXES: Final = 10_000
 PIPELINE: Final = 32
@@ -40,6 +43,9 @@ return job
 """
 
 
+Count = Callable[[], float]
+
+
 async def bare(made: house.Servers) -> float:
     """Return calls per second of the bare script, pipelined by 32."""
     client = made.redis()
@@ -58,17 +64,38 @@ async def bare(made: house.Servers) -> float:
 
 
 class Decider:
-    """Leases one slot of every mailbox, as the live pacer does; `reset` gives them all back."""
+    """Leases one slot of every mailbox, as the live pacer does, again and again.
 
-    def __init__(self, made: house.Servers) -> None:
-        self._made = made
+    Between two runs every mailbox becomes free again, its limits unused, and the jobs leased go
+    back to the end of the queue, whose length stays as it is.
+    """
 
-    def reset(self) -> None:
-        """Make every mailbox free, its limits unused, and every job queued."""
+    def __init__(self, made: house.Servers, pacer: Pacer, redis: Redis, leased: Count) -> None:
+        self._made, self._pacer, self._redis, self._leased = made, pacer, redis, leased
+
+    async def run(self, measure: Count) -> float:
+        """Lease a slot of every mailbox; return `measure`'s growth meanwhile."""
+        self._free()
+        while await self._pacer.tell_changes():
+            pass
+        # What the store was told is no part of a decision.
+        while await self._redis.exists(f"pace:{{{house.WS}}}:incoming"):
+            await RedisPacing(self._redis).reserve(house.WS, (), ())
+        before, already = measure(), self._leased()
+        while (done := self._leased()) - already < MAILBOXES:
+            await self._pacer.reserve_ready(float("inf"))
+            if self._leased() == done:
+                await asyncio.sleep(0.005)
+        return measure() - before
+
+    def _free(self) -> None:
         self._made.sql("TRUNCATE scheduler.slot, scheduler.outbox, scheduler.pace_change")
         self._made.sql(
-            "UPDATE scheduler.send_job SET state = 'queued', slot_at = NULL, not_after = NULL,"
-            " mailbox_id = NULL, pool_id = NULL, fence = fence + 1 WHERE state = 'reserved'"
+            "WITH freed AS (UPDATE scheduler.send_job SET state = 'queued', slot_at = NULL,"
+            " not_after = NULL, mailbox_id = NULL, pool_id = NULL, fence = fence + 1"
+            " WHERE state = 'reserved' RETURNING workspace_id, job_id)"
+            " INSERT INTO scheduler.pace_change (workspace_id, jobs)"
+            " SELECT workspace_id, array_agg(job_id) FROM freed GROUP BY 1"
         )
         self._made.sql(
             "UPDATE scheduler.mailbox_budget SET outstanding = 0, day_used = 0, hour_used = 0,"
@@ -78,35 +105,45 @@ class Decider:
             "UPDATE scheduler.account_budget SET hour = '-infinity',"
             " hours = array_fill(0, ARRAY[25])"
         )
+        # Every mailbox is told anew.
+        self._made.sql(
+            "INSERT INTO scheduler.pace_change (workspace_id, scope, ref)"
+            " VALUES (%s, 'workspace', %s)",
+            house.WS,
+            house.WS,
+        )
         self._made.sql("VACUUM scheduler.send_job, scheduler.mailbox_budget")
 
-    async def run(self, measure: Callable[[], float]) -> float:
-        """Rebuild, lease a slot of every mailbox; return `measure`'s growth over the leasing."""
-        async with self._made.scheduler() as (db, queries, redis):
-            pacer, leased = await house.paced(self._made, db, queries, redis)
-            # What a rebuild told is no part of a decision.
-            while await redis.exists(f"pace:{{{house.WS}}}:incoming"):
-                await RedisPacing(redis).reserve(house.WS, (), ())
-            before = measure()
-            while (done := leased()) < MAILBOXES:
-                await pacer.reserve_ready(float("inf"))
-                if leased() == done:
-                    await asyncio.sleep(0.005)
-            return measure() - before
+
+@contextmanager
+def _deciding(made: house.Servers) -> Iterator[Callable[[Count], float]]:
+    """Give what runs a decider; its loop and its connections stay open from run to run."""
+    with asyncio.Runner() as runner:
+        stack = AsyncExitStack()
+
+        async def begin() -> Decider:
+            db, queries, redis = await stack.enter_async_context(made.scheduler())
+            pacer, leased = await house.paced(made, db, queries, redis)
+            return Decider(made, pacer, redis, leased)
+
+        try:
+            decider = runner.run(begin())
+            yield lambda measure: runner.run(decider.run(measure))
+        finally:
+            runner.run(stack.aclose())
 
 
 def measure_rate(repeats: int) -> list[Result]:
     """Row 3."""
     with house.servers() as made:
         house.campaign(made, mailboxes=MAILBOXES, policy=POLICY)
-        house.jobs(made, MAILBOXES * 2)
-        decider = Decider(made)
-
-        def ours() -> float:
-            decider.reset()
-            return MAILBOXES / asyncio.run(decider.run(time.perf_counter))
-
-        mine, theirs = interleave(ours, lambda: asyncio.run(bare(made)), repeats)
+        fill.jobs(made, MAILBOXES * 2)
+        with _deciding(made) as decide:
+            mine, theirs = interleave(
+                lambda: MAILBOXES / decide(time.perf_counter),
+                lambda: asyncio.run(bare(made)),
+                repeats,
+            )
     return [
         Result(3, "pacing decisions with their commit, against a bare 10-operation EVALSHA",
                "per s", mine, theirs, 1.0, "higher")
@@ -116,12 +153,10 @@ def measure_rate(repeats: int) -> list[Result]:
 def measure_growth(repeats: int) -> list[Result]:
     """Row 4."""
     results = []
-    with house.servers() as small:
-        _queue(small, 10_000)
+    with _queue(10_000) as small:
         for queued, words, goal in ((1_000_000, "1 M", 1.15), (10_000_000, "10 M", 1.5)):
-            with house.servers() as large:
-                _queue(large, queued)
-                mine, theirs = interleave(partial(_cost, large), partial(_cost, small), repeats)
+            with _queue(queued) as large:
+                mine, theirs = interleave(large, small, repeats)
             results.append(
                 Result(4, f"CPU of a decision at {words} queued jobs, against 10 k", "CPU-µs",
                        mine, theirs, goal, "lower")
@@ -129,13 +164,11 @@ def measure_growth(repeats: int) -> list[Result]:
     return results
 
 
-def _queue(made: house.Servers, queued: int) -> None:
-    house.campaign(made, mailboxes=MAILBOXES, policy=POLICY)
-    house.jobs(made, queued + MAILBOXES)
-
-
-def _cost(made: house.Servers) -> float:
-    """Return the CPU of one decision, all processes together, in µs."""
-    decider = Decider(made)
-    decider.reset()
-    return asyncio.run(decider.run(lambda: process_cpu_s(*made.pids))) / MAILBOXES * 1e6
+@contextmanager
+def _queue(queued: int) -> Iterator[Callable[[], float]]:
+    """Give what tells the CPU of one decision, all processes together, in µs."""
+    with house.servers() as made:
+        house.campaign(made, mailboxes=MAILBOXES, policy=POLICY)
+        fill.jobs(made, queued + MAILBOXES)
+        with _deciding(made) as decide:
+            yield lambda: decide(lambda: process_cpu_s(*made.pids)) / MAILBOXES * 1e6
