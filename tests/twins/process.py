@@ -3,9 +3,10 @@
 import argparse
 import asyncio
 import json
+import random
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +51,23 @@ async def until_told(name: str, where: Mapping[str, Any]) -> None:
     sys.stdout.write(json.dumps(dict(where)) + "\n")
     sys.stdout.flush()
     await stopped.wait()
+
+
+def serve_api(name: str, twin_of: Callable[..., Any], running: Callable[..., Any]) -> None:
+    """Serve the twin of an HTTP API, as the command line says, until SIGTERM or SIGINT."""
+    known = parser(name.lower(), f"The {name} twin, for development and tests only.")
+    known.add_argument("--smtp-port", type=int, help="takes in mail for its accounts (0: any)")
+    known.add_argument("--interactive", action="store_true", help="consent by pages")
+    arguments = known.parse_args()
+
+    async def serve() -> None:
+        twin = twin_of(secure=secure(arguments))
+        twin.identity.interactive = arguments.interactive
+        twin.faults.rng = random.Random(arguments.seed)
+        async with running(
+            twin, arguments.host, arguments.port,
+            smtp_port=arguments.smtp_port, relay_to=arguments.relay,
+        ) as (_, url):  # fmt: skip
+            await until_told(name, {"url": url, "smtp_port": twin.smtp_port})
+
+    asyncio.run(serve())

@@ -1,15 +1,15 @@
 """Gmail on stage, against its twin, under each kind of grant."""
 
-import ssl
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import httpx
-from tests.conformance.providers.stage import RECIPIENT, SENDER, Case, Entry, Taken
-from tests.twins.gmail.mailbox import Mailbox
+from tests.conformance.providers import api_stage
+from tests.conformance.providers.api_stage import ApiStage, at_once
+from tests.conformance.providers.stage import RECIPIENT, SENDER, Case, Entry
 from tests.twins.gmail.oauth import CLIENT_ID, CLIENT_SECRET, PREFIX
 from tests.twins.gmail.server import GmailTwin, running
 from tests.twins.tls import ServerTls
@@ -86,77 +86,38 @@ _BLIND: Final = {
 }
 
 
-class TwinTokens:
-    """A token source as the sender's: keeps one access token, refreshes on demand."""
+class TwinTokens(api_stage.TwinTokens):
+    """Google's."""
 
-    def __init__(self, http: httpx.AsyncClient, url: str, granted: Mapping[str, Any]) -> None:
-        self._http, self._url = http, url
-        self._refresh_token = granted["refresh_token"]
-        self._token: str = granted["access_token"]
-        self.asked: list[str | None] = []
+    path = "/token"
+    client: ClassVar = {"client_id": CLIENT_ID, "client_secret": CLIENT_SECRET}
 
-    async def __call__(self, refused: str | None = None) -> str:
-        self.asked.append(refused)
-        if refused == self._token:
-            answer = await self._http.post(
-                f"{self._url}/token",
-                data={
-                    "grant_type": "refresh_token", "refresh_token": self._refresh_token,
-                    "client_id": CLIENT_ID, "client_secret": CLIENT_SECRET,
-                },
-            )  # fmt: skip
-            if answer.status_code != 200:
-                raise TokenRefused(answer.json()["error_description"])
-            self._token = answer.json()["access_token"]
-        return self._token
+    def failure(self, answer: httpx.Response) -> Exception:
+        return TokenRefused(answer.json()["error_description"])
 
 
-@dataclass
-class GmailStage:
+class GmailStage(ApiStage):
     """See `stage.Stage`."""
 
-    twin: GmailTwin
-    mailbox: Mailbox
-    tokens: TwinTokens
-    provider: GmailProvider
-    prover: GmailProvider
-    capabilities: Capabilities
+    sends = _SENDS
+    faults = _FAULTS
+    tokens = TwinTokens
 
-    def strike(self, fault: str) -> None:
+    @staticmethod
+    def served(secure: ServerTls) -> AbstractAsyncContextManager[tuple[GmailTwin, str]]:
+        return running(GmailTwin(secure=secure))
+
+    def grant(self, twin: GmailTwin) -> Mapping[str, Any]:
+        return twin.identity.grant(SENDER, tuple(self.provider.settings.scopes))
+
+    def misbehave(self, fault: str) -> bool:
         match fault:
             case "quota":
                 self.mailbox.conduct.sends_per_day = 0
-                return
-            case "rewritten_id":
-                self.rewrite_message_ids()
-            case "lagging_sent":
-                self.hide_sent(300)
-            case "expired_token":
-                self.expire_sign_in()
-                return
-            case "revoked_token":
-                self.revoke_sign_in()
-                return
             case "late_report":
                 self.mailbox.conduct.bounces_after_s = 3600
-                return
-        kind, more = _FAULTS[fault]
-        for operation in _SENDS:
-            self.twin.fail(operation, kind, **more)  # type: ignore[arg-type]  # a FaultKind
-
-    def taken(self) -> list[Taken]:
-        return [
-            Taken(one.job or "", one.recipients[0], one.message_id) for one in self.twin.submissions
-        ]
-
-    def began(self) -> int:
-        return sum(one in _SENDS for one in self.twin.calls)
-
-    def did_late(self) -> bool:
-        return bool(self.twin.late_answers)
-
-    def expire_sign_in(self) -> bool:
-        self.twin.identity.expire(SENDER)
+            case _:
+                return False
         return True
 
     def revoke_sign_in(self) -> None:
@@ -165,36 +126,8 @@ class GmailStage:
     def hide_sent(self, seconds: float) -> None:
         self.mailbox.conduct.index_lag_s = seconds
 
-    def pass_time(self, seconds: float) -> None:
-        self.twin.advance(seconds)
-
-    def rewrite_message_ids(self) -> None:
-        self.mailbox.conduct.rewrites_message_id = True
-
     def stranger_thread(self) -> str:
         return "1999999999999999"
-
-    def nobody_listens(self) -> GmailProvider:
-        return replace(self.provider, base_url="http://127.0.0.1:1")
-
-    @asynccontextmanager
-    async def named(self, *, right: bool) -> AsyncIterator[GmailProvider]:
-        secure = ServerTls()
-        secure.name_is(right=right)
-        twin = GmailTwin(secure=secure)
-        twin.add_mailbox(SENDER)
-        trust = ssl.create_default_context(cadata=secure.authority.pem().decode())
-        async with (
-            running(twin) as (_, url),
-            httpx.AsyncClient(trust_env=False, verify=trust) as http,
-        ):
-            granted = twin.identity.grant(SENDER, tuple(self.provider.settings.scopes))
-            api = replace(self.provider.api, http=http, tokens=TwinTokens(http, url, granted))
-            yield replace(self.provider, api=api, base_url=url)
-
-
-async def _at_once(_: float) -> None:
-    """Take no pause between tries."""
 
 
 @asynccontextmanager
@@ -206,9 +139,9 @@ async def start(scopes: tuple[str, ...]) -> AsyncIterator[GmailStage]:
         tokens = TwinTokens(http, url, twin.identity.grant(SENDER, scopes))
         hasty = ApiTimeouts(connect=2, write=1, read=0.8, total=2)
         provider = GmailProvider(
-            GmailSettings(scopes), Api(http, tokens, twin.now, hasty, _at_once), url
+            GmailSettings(scopes), Api(http, tokens, twin.now, hasty, at_once), url
         )
-        yield GmailStage(twin, mailbox, tokens, provider, provider, provider.capabilities)
+        yield GmailStage(twin, mailbox, provider, provider, provider.capabilities)
 
 
 def _entry(capabilities: Capabilities, cases: Mapping[str, Case], *scopes: str) -> Entry:

@@ -1,15 +1,15 @@
 """Graph on stage, against its twin, under each kind of grant."""
 
-import ssl
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import httpx
-from tests.conformance.providers.stage import RECIPIENT, SENDER, Case, Entry, Taken
-from tests.twins.graph.mailbox import Mailbox
+from tests.conformance.providers import api_stage
+from tests.conformance.providers.api_stage import ApiStage, at_once
+from tests.conformance.providers.stage import RECIPIENT, SENDER, Case, Entry
 from tests.twins.graph.oauth import CLIENT_ID, CLIENT_SECRET
 from tests.twins.graph.server import GraphTwin, running
 from tests.twins.tls import ServerTls
@@ -94,77 +94,41 @@ _BLIND: Final = {
 }
 
 
-class TwinTokens:
-    """A token source as the sender's: keeps one access token, refreshes on demand."""
+class TwinTokens(api_stage.TwinTokens):
+    """Microsoft's; each refresh gives a new refresh token."""
 
-    def __init__(self, http: httpx.AsyncClient, url: str, granted: Mapping[str, Any]) -> None:
-        self._http, self._url = http, url
-        self._token, self._refresh_token = granted["access_token"], granted["refresh_token"]
+    path = "/common/oauth2/v2.0/token"
+    client: ClassVar = {"client_id": CLIENT_ID, "client_secret": CLIENT_SECRET}
 
-    async def __call__(self, refused: str | None = None) -> str:
-        if refused == self._token:
-            answer = await self._http.post(
-                f"{self._url}/common/oauth2/v2.0/token",
-                data={
-                    "grant_type": "refresh_token", "refresh_token": self._refresh_token,
-                    "client_id": CLIENT_ID, "client_secret": CLIENT_SECRET,
-                },
-            )  # fmt: skip
-            if answer.status_code != 200:
-                raise token_failure(answer.status_code, answer.content)
-            granted = answer.json()
-            self._token, self._refresh_token = granted["access_token"], granted["refresh_token"]
-        token: str = self._token
-        return token
+    def failure(self, answer: httpx.Response) -> Exception:
+        return token_failure(answer.status_code, answer.content)
 
 
-@dataclass
-class GraphStage:
+class GraphStage(ApiStage):
     """See `stage.Stage`."""
 
-    twin: GraphTwin
-    mailbox: Mailbox
-    provider: GraphProvider
-    prover: GraphProvider
-    capabilities: Capabilities
+    sends = _SENDS
+    faults = _FAULTS
+    tokens = TwinTokens
 
-    def strike(self, fault: str) -> None:
+    @staticmethod
+    def served(secure: ServerTls) -> AbstractAsyncContextManager[tuple[GraphTwin, str]]:
+        return running(GraphTwin(secure=secure))
+
+    def grant(self, twin: GraphTwin) -> Mapping[str, Any]:
+        return twin.identity.grant(SENDER, self.provider.granted)
+
+    def misbehave(self, fault: str) -> bool:
         match fault:
-            case "rewritten_id":
-                self.rewrite_message_ids()
-            case "lagging_sent":
-                self.hide_sent(300)
             case "duplicate_202":
                 self.mailbox.conduct.resends = True
+                return False
             case "daily_limit":
                 self.mailbox.conduct.sends_per_day = 0
-                return
-            case "expired_token":
-                self.expire_sign_in()
-                return
-            case "revoked_token":
-                self.revoke_sign_in()
-                return
             case "late_report":
                 self.mailbox.conduct.ndr_after_s = 3600
-                return
-        kind, more = _FAULTS[fault]
-        for operation in _SENDS:
-            self.twin.fail(operation, kind, **more)  # type: ignore[arg-type]  # a FaultKind
-
-    def taken(self) -> list[Taken]:
-        return [
-            Taken(one.job or "", one.recipients[0], one.message_id) for one in self.twin.submissions
-        ]
-
-    def began(self) -> int:
-        return sum(one in _SENDS for one in self.twin.calls)
-
-    def did_late(self) -> bool:
-        return bool(self.twin.late_answers)
-
-    def expire_sign_in(self) -> bool:
-        self.twin.identity.expire(SENDER)
+            case _:
+                return False
         return True
 
     def revoke_sign_in(self) -> None:
@@ -173,36 +137,8 @@ class GraphStage:
     def hide_sent(self, seconds: float) -> None:
         self.mailbox.conduct.sent_lag_s = seconds
 
-    def pass_time(self, seconds: float) -> None:
-        self.twin.advance(seconds)
-
-    def rewrite_message_ids(self) -> None:
-        self.mailbox.conduct.rewrites_message_id = True
-
     def stranger_thread(self) -> str:
         return "AAkALgaMessageThatNobodyHas"
-
-    def nobody_listens(self) -> GraphProvider:
-        return replace(self.provider, base_url="http://127.0.0.1:1")
-
-    @asynccontextmanager
-    async def named(self, *, right: bool) -> AsyncIterator[GraphProvider]:
-        secure = ServerTls()
-        secure.name_is(right=right)
-        twin = GraphTwin(secure=secure)
-        twin.add_mailbox(SENDER)
-        trust = ssl.create_default_context(cadata=secure.authority.pem().decode())
-        async with (
-            running(twin) as (_, url),
-            httpx.AsyncClient(trust_env=False, verify=trust) as http,
-        ):
-            granted = twin.identity.grant(SENDER, self.provider.granted)
-            api = replace(self.provider.api, http=http, tokens=TwinTokens(http, url, granted))
-            yield replace(self.provider, api=api, base_url=url)
-
-
-async def _at_once(_: float) -> None:
-    """Take no pause between tries."""
 
 
 @asynccontextmanager
@@ -215,7 +151,7 @@ async def start(scopes: frozenset[str]) -> AsyncIterator[GraphStage]:
         hasty = ApiTimeouts(connect=1, write=0.5, read=0.4, total=1)
         provider = GraphProvider(
             GraphSettings(tuple(granted["scope"].split())),
-            Api(http, TwinTokens(http, url, granted), twin.now, hasty, _at_once),
+            Api(http, TwinTokens(http, url, granted), twin.now, hasty, at_once),
             url,
         )
         yield GraphStage(twin, mailbox, provider, provider, provider.capabilities)

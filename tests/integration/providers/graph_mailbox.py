@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import httpx
+from tests.conformance.providers.graph_stage import TwinTokens
 from tests.twins.graph.mailbox import Mailbox, Submission
-from tests.twins.graph.oauth import CLIENT_ID, CLIENT_SECRET, EVERYTHING
+from tests.twins.graph.oauth import EVERYTHING
 from tests.twins.graph.server import GraphTwin, running
 
-from paceline_providers.aadsts import token_failure
 from paceline_providers.api import Api, ApiTimeouts
 from paceline_providers.base import Fence, Outcome, Session, ThreadHint, Unsent
 from paceline_providers.graph import GraphProvider, GraphSettings
@@ -39,36 +39,6 @@ def mime(
         "List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"
         f"MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n{body}"
     ).encode()
-
-
-@dataclass
-class TwinTokens:
-    """A grant's tokens, refreshed at the twin's token endpoint; stores the newest ones."""
-
-    http: httpx.AsyncClient
-    url: str
-    access: str
-    refresh: str
-    refreshes: int = 0
-
-    async def __call__(self, refused: str | None = None) -> str:
-        """See `proof.Tokens`."""
-        if refused == self.access:
-            answer = await self.http.post(
-                f"{self.url}/common/oauth2/v2.0/token",
-                data={
-                    "grant_type": "refresh_token",
-                    "refresh_token": self.refresh,
-                    "client_id": CLIENT_ID,
-                    "client_secret": CLIENT_SECRET,
-                },
-            )
-            if not answer.is_success:
-                raise token_failure(answer.status_code, answer.content)
-            got = answer.json()
-            self.access, self.refresh = got["access_token"], got["refresh_token"]
-            self.refreshes += 1
-        return self.access
 
 
 @dataclass
@@ -129,7 +99,7 @@ async def connected(
     ):
         mailbox = twin.add_mailbox(SENDER, "Ann North")
         granted = twin.identity.grant(SENDER, scopes)
-        tokens = TwinTokens(http, url, granted["access_token"], granted["refresh_token"])
+        tokens = TwinTokens(http, url, granted)
         pauses: list[float] = []
 
         async def pause(seconds: float) -> None:
