@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import hvac
 import msgspec
 import psycopg
@@ -31,6 +32,7 @@ from paceline_local.stack import Stack
 from paceline_providers.base import Fence, ThreadHint
 from paceline_providers.proof import Prover
 from paceline_sender.accounts import Accounts
+from paceline_sender.app import build
 from paceline_sender.attachments import AttachmentLoader
 from paceline_sender.compose import Composer
 from paceline_sender.domain.outcome import Answer
@@ -498,3 +500,24 @@ async def sender(make_sender: Callable[[Any], Sender], transport: FakeTransport)
     await made.reconciler.beat_once()
     made.start()
     return made
+
+
+@pytest.fixture
+async def own_keys(house: Stack) -> AsyncIterator[KeyService]:
+    """The key service as the sender itself may use it."""
+    async with KeyService(key_login(house, "sender")) as service:
+        yield service
+
+
+@pytest.fixture
+async def client(settings: SenderSettings) -> AsyncIterator[httpx.AsyncClient]:
+    """What speaks to the sender's `/internal`."""
+    service = build(settings)
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(service.http),
+        base_url="http://sender",
+        headers={"Authorization": "Bearer internal-token"},
+    ) as client:
+        yield client
+    await service.db.close()
+    service.keys.close()

@@ -12,23 +12,16 @@ from paceline_common import failpoints
 from paceline_common.clock import SystemClock
 from paceline_common.db import Database
 from paceline_common.keys import KeyService
-from paceline_local.stack import Stack
 from paceline_sender.failpoints import FAILPOINTS
 from paceline_sender.job import Job
 from paceline_sender.settings import SenderSettings
 from paceline_sender.transport import MailTransport
 
 from .api_mailbox import DELETES, DRAFTS, SEND_ONLY, SENDS, Api, ApiKind, api
-from .conftest import Sender, World, key_login
+from .conftest import Sender, World
 
 KINDS: tuple[ApiKind, ...] = ("gmail", "graph")
 pytestmark = pytest.mark.parametrize("kind", KINDS)
-
-
-@pytest.fixture
-async def own_keys(house: Stack) -> AsyncIterator[KeyService]:
-    async with KeyService(key_login(house, "sender")) as service:
-        yield service
 
 
 @pytest.fixture

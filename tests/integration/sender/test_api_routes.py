@@ -14,20 +14,13 @@ from tests.twins.graph import oauth as microsoft
 from paceline_common import ids
 from paceline_common.keys import KeyService
 from paceline_common.tokens import SealedTokens
-from paceline_local.stack import Stack
 from paceline_sender.app import build
 from paceline_sender.settings import SenderSettings
 
 from .api_mailbox import FULL, SEND_ONLY, SENDS, Api, ApiKind, api
-from .conftest import World, key_login
+from .conftest import World
 
 pytestmark = pytest.mark.parametrize("kind", ["gmail", "graph"])
-
-
-@pytest.fixture
-async def own_keys(house: Stack) -> AsyncIterator[KeyService]:
-    async with KeyService(key_login(house, "sender")) as service:
-        yield service
 
 
 @pytest.fixture

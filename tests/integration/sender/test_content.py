@@ -3,7 +3,7 @@
 import base64
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import datetime
 from email import message_from_bytes, policy
 from email.message import EmailMessage
@@ -19,7 +19,6 @@ from paceline_common.keys import KeyService
 from paceline_common.storage import AttachmentFiles, ObjectStore
 from paceline_local.stack import Stack
 from paceline_sender import attachments
-from paceline_sender.app import build
 from paceline_sender.domain.outcome import Answer
 from paceline_sender.job import Job
 from paceline_sender.settings import SenderSettings
@@ -31,19 +30,6 @@ PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
 PDF = b"%PDF-1.7 the offer\n" + bytes(range(256)) * 100
-
-
-@pytest.fixture
-async def client(settings: SenderSettings) -> AsyncIterator[httpx.AsyncClient]:
-    service = build(settings)
-    async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(service.http),
-        base_url="http://sender",
-        headers={"Authorization": "Bearer internal-token"},
-    ) as client:
-        yield client
-    await service.db.close()
-    service.keys.close()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import base64
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -12,23 +11,8 @@ from tests.waiting import until
 from paceline_common import ids
 from paceline_common.keys import KeyService
 from paceline_local.stack import Stack
-from paceline_sender.app import build
-from paceline_sender.settings import SenderSettings
 
 from .conftest import PASSWORD, World
-
-
-@pytest.fixture
-async def client(settings: SenderSettings) -> AsyncIterator[httpx.AsyncClient]:
-    service = build(settings)
-    async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(service.http),
-        base_url="http://sender",
-        headers={"Authorization": "Bearer internal-token"},
-    ) as client:
-        yield client
-    await service.db.close()
-    service.keys.close()
 
 
 async def request(

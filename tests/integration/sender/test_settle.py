@@ -1,32 +1,16 @@
 """`/internal/settle`: a person's word, audited with who and why, once."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 
 from paceline_common import ids
-from paceline_sender.app import build
-from paceline_sender.settings import SenderSettings
 
 from .conftest import World
 from .test_proof import Bench, bench
 
 __all__ = ["bench"]
-
-
-@pytest.fixture
-async def client(settings: SenderSettings) -> AsyncIterator[httpx.AsyncClient]:
-    service = build(settings)
-    async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(service.http),
-        base_url="http://sender",
-        headers={"Authorization": "Bearer internal-token"},
-    ) as client:
-        yield client
-    await service.db.close()
-    service.keys.close()
 
 
 def word(world: World, job_id: int, settle_as: str, **more: Any) -> dict[str, Any]:

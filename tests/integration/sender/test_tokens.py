@@ -14,7 +14,7 @@ from paceline_common.tokens import SealedTokens, Superseded
 from paceline_local.stack import Stack
 from paceline_sender.settings import SenderSettings
 
-from .conftest import World, key_login
+from .conftest import World
 
 END = datetime(2026, 11, 20, 13, tzinfo=UTC)
 
@@ -31,12 +31,6 @@ async def db(settings: SenderSettings) -> AsyncIterator[Database]:
     database = Database(settings)
     yield database
     await database.close()
-
-
-@pytest.fixture
-async def own_keys(house: Stack) -> AsyncIterator[KeyService]:
-    async with KeyService(key_login(house, "sender")) as service:
-        yield service
 
 
 def store(

@@ -32,21 +32,21 @@ class Accounts:
         if row is None or row.credential is None:
             return None
         credential = await opened(self._keys, workspace_id, mailbox_id, row.credential)
-        return account(row, credential)
+        return account_of(row, credential)
 
 
-def account(row: Row[Any], credential: Mapping[str, Any]) -> Account:
-    """Return the account of a row of `load_mailbox.sql`."""
+def account_of(row: Row[Any], credential: Mapping[str, Any]) -> Account:
+    """Return the account of a row of `load_mailbox` or `load_jobs`."""
     return Account(
         workspace_id=row.workspace_id,
         mailbox_id=row.mailbox_id,
-        kind=row.kind,
-        email=row.email,
+        kind=row.provider,
+        email=row.from_email,
         smtp=row.smtp,
         oauth=row.oauth,
         credential=credential,
         credential_version=row.credential_version,
-        settings_version=row.version,
+        settings_version=row.settings_version,
     )
 
 

@@ -23,7 +23,7 @@ from paceline_common.keys import KeyService, KeyServiceError, SealBroken
 from paceline_common.storage import StorageUnavailable
 from paceline_common.telemetry import Metrics
 from paceline_providers.base import Fence, ThreadHint
-from paceline_sender.accounts import opened
+from paceline_sender.accounts import account_of, opened
 from paceline_sender.compose import Built, Composer, Macs, Unbuildable
 from paceline_sender.domain import message
 from paceline_sender.domain.outcome import REMEDIES, Answer
@@ -279,7 +279,7 @@ class Preparer:
                 retry_at = self._clock.now() + _KEYS_AWAY_HOLD
                 await self._give_back(job, _away(error), retry_at)
                 return
-            account = _account(row, credential)
+            account = account_of(row, credential)
             # It is not needed for as long as the submission may take.
             credential = None
             session = await self._open(built, account)
@@ -402,20 +402,6 @@ class Preparer:
             )
         finally:
             self._in_hand.discard(job.key)
-
-
-def _account(row: Row[Any], credential: Mapping[str, Any]) -> Account:
-    return Account(
-        workspace_id=row.workspace_id,
-        mailbox_id=row.mailbox_id,
-        kind=row.provider,
-        email=row.from_email,
-        smtp=row.smtp,
-        oauth=row.oauth,
-        credential=credential,
-        credential_version=row.credential_version,
-        settings_version=row.settings_version,
-    )
 
 
 def _away(error: KeyServiceError | StorageUnavailable) -> str:
