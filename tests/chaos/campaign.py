@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final
 
 import httpx
@@ -25,6 +26,10 @@ from tests.chaos.traffic import Traffic
 
 PUBLISHER: Final = "chaos-crm"
 PASSWORD: Final = "chaos-Reed-37"
+# A mailbox that is taken away while leads wait for it and cools down after one bounce, and one
+# whose password is not always right.
+APART: Final = "apart@north.test"
+FICKLE: Final = "fickle@south.test"
 # What recipients do with mail, by parts of a batch.
 KINDS: Final = {"ordinary": 72, "unknown": 6, "late": 4, "reply": 12, "unsubscribe": 6}
 STEP_2_DELAY_S: Final = 6
@@ -32,8 +37,12 @@ _PATIENCE_S: Final = 180.0
 _MARKER: Final = "chaos step {step}"
 _DAY_MINUTES: Final = 24 * 60
 _WINDOWS: Final = 45
-_PEOPLE: Final = 6000
+_PEOPLE: Final = 8000
 _PEOPLE_OF_SHORT: Final = 600
+# How many steps each campaign has.
+_LENGTHS: Final = {
+    "long": 2, "short": 1, "loyal": 2, "moving": 2, "first": 1, "second": 1, "brief": 2,
+}  # fmt: skip
 # How the gateway calls the providers of the two kinds with an API.
 _PROVIDERS: Final = {"gmail": "google", "graph": "microsoft"}
 
@@ -64,10 +73,12 @@ def mailboxes(is_short: bool) -> list[Mailbox]:
     gmail = [Mailbox(f"g{n}@gmail.test", "gmail", proof=True) for n in range(1, 3)]
     graph = [Mailbox(f"o{n}@outlook.test", "graph", proof=True) for n in range(1, 3)]
     smtp = [Mailbox("m1@north.test", "smtp"), Mailbox("m2@south.test", "smtp")]
+    odd = [Mailbox(APART, "smtp"), Mailbox(FICKLE, "smtp")]
     free = [*gmail[:1], *graph[:1], *smtp[:1]] if is_short else [*gmail, *graph, *smtp]
     scale = 1 if is_short else 4
     return [
         *free,
+        *odd,
         Mailbox("windowed@north.test", "smtp", windows=windows),
         Mailbox("hourly@gmail.test", "gmail", hourly_cap=15 * scale, proof=True),
         Mailbox("daily@outlook.test", "graph", daily_cap=12 * scale, proof=True),
@@ -92,8 +103,9 @@ def _policy(mailbox: Mailbox) -> dict[str, Any]:
         "cadence_s": mailbox.cadence_s, "jitter_s": [2.1, 2.6], "grace_s": mailbox.grace_s,
         "hourly_cap": mailbox.hourly_cap, "daily_cap": mailbox.daily_cap,
         "ceiling_24h": mailbox.ceiling, "windows": windows, "ramp": None, "holidays": False,
-        "health_floor": False, "cooldown": False, "stage_gate": None, "reroute": False,
-        "recheck": None,
+        "health_floor": False, "cooldown": mailbox.email == APART, "stage_gate": None,
+        "reroute": False,
+        "recheck": {"every_s": 60, "for_s": 86_400} if mailbox.email == FICKLE else None,
     }  # fmt: skip
 
 
@@ -110,6 +122,9 @@ class Customer:
         self._short = is_short
         self.diary = Diary(since=time.time(), mailboxes=mailboxes(is_short))
         self._campaigns: dict[str, str] = {}
+        self._pools: dict[str, str] = {}
+        # Made to be stopped, and not stopped yet.
+        self._brief: list[str] = []
         self._made = 0
         self._traffic: Traffic
         # The mail host's table of accounts is written whole.
@@ -131,7 +146,7 @@ class Customer:
             stack.mailhost.add_users,
             [User(f"lead{n:06d}@example.test", PASSWORD) for n in range(1, people + 1)],
         )
-        await asyncio.to_thread(self._accounts_for, self.diary.mailboxes)
+        await asyncio.to_thread(self.accounts_for, self.diary.mailboxes)
         admin = Admin(stack.env("admin"))
         made = await admin.json(
             "workspace", "create", f"chaos {self.diary.since:.3f}", "--timezone", "UTC",
@@ -144,13 +159,25 @@ class Customer:
         await asyncio.to_thread(stack.kafka.add_publisher, PUBLISHER)
         await admin("publisher", "add", PUBLISHER, "--workspace", made["workspace_id"])
         await asyncio.gather(*(self._connect(one) for one in self.diary.mailboxes))
-        free = [one.mailbox_id for one in self.diary.mailboxes if not _capped(one)]
+        # Campaigns that want their leads for themselves have them one after the other, at once.
+        contact = {"parallel_campaigns": False, "min_days_between": 0}
+        await self.ask("PATCH", "/v1/workspace", {"contact": contact})
+        apart = self._box(APART).mailbox_id
+        all_free = [one.mailbox_id for one in self.diary.mailboxes if not _capped(one)]
+        free = [one for one in all_free if one != apart]
         capped = [one.mailbox_id for one in self.diary.mailboxes if _capped(one)]
-        await self._campaign("long", 2, free)
+        await self._campaign("long", free)
         # A lead whose mailbox is used up for the day must find another: one step, one pool.
-        await self._campaign("short", 1, [*capped, *free[:2]])
+        await self._campaign("short", [*capped, *free[:2]])
+        await self._campaign("loyal", [apart], stickiness="stop", reassign_after_s=0)
+        await self._campaign("moving", [apart, free[0]], reassign_after_s=0)
+        await self._campaign("first", free[:2], allow_parallel=False)
+        await self._campaign("second", free[:2], allow_parallel=False)
 
-    def _accounts_for(self, boxes: list[Mailbox]) -> None:
+    def _box(self, email: str) -> Mailbox:
+        return next(one for one in self.diary.mailboxes if one.email == email)
+
+    def accounts_for(self, boxes: list[Mailbox]) -> None:
         """Make each mailbox's account at its provider."""
         stack = self._house.stack
         stack.mailhost.add_users([User(one.email, PASSWORD) for one in boxes if one.kind == "smtp"])
@@ -177,7 +204,7 @@ class Customer:
 
     async def _connect(self, mailbox: Mailbox) -> None:
         if mailbox.kind != "smtp":
-            await self._consent(mailbox)
+            await self.consent(mailbox)
             return
         ports = self._house.stack.ports
         server = {"host": "127.0.0.1", "username": mailbox.email, "password": PASSWORD}
@@ -195,38 +222,39 @@ class Customer:
                 raise
             mailbox.mailbox_id = refused.problem["mailbox_id"]
 
-    async def _consent(self, mailbox: Mailbox) -> None:
-        """Connect a mailbox as its owner does: by the provider's pages."""
+    async def consent(self, mailbox: Mailbox, *, separate: bool = False) -> None:
+        """Connect a mailbox as its owner does: by the provider's pages, once or for each leg.
+
+        Raises `Refused` with what the flow ended with, and `NoSuchButton` where it led nowhere.
+        """
         settings = {
             "display_name": mailbox.email.partition("@")[0], "policy": _policy(mailbox),
         }  # fmt: skip
         flow = await self.ask(
             "POST", f"/v1/oauth/{_PROVIDERS[mailbox.kind]}/flows",
-            {"login_hint": mailbox.email, "mailbox": settings},
+            {
+                "login_hint": mailbox.email, "mailbox": settings,
+                "consents": "separate" if separate else "one",
+            },
         )  # fmt: skip
         async with Browser() as browser:
             page = await browser.open(flow["start_url"])
-            await browser.press(page, "decision", "allow")
+            for _ in range(1 + separate):
+                page = await browser.press(page, "decision", "allow")
         ended = await self.ask("GET", f"/v1/oauth/flows/{flow['id']}")
-        if ended["mailbox_id"] is None:
+        # Of an earlier flow whose end was not told.
+        known = ended["mailbox_id"] or (ended["problem"] or {}).get("mailbox_id")
+        if known is None:
             raise Refused(f"consent of {mailbox.email}", ended["problem"] or {})
-        mailbox.mailbox_id = ended["mailbox_id"]
+        mailbox.mailbox_id = known
 
-    async def _campaign(self, name: str, steps: int, boxes: list[str]) -> None:
+    async def _campaign(self, name: str, boxes: list[str], **more: Any) -> None:
         pool = await self.ask("POST", "/v1/pools", {"name": name, "mailboxes": boxes})
+        self._pools[name] = pool["id"]
         body = {
-            "name": name,
-            "allow_parallel": True,
-            "tiers": [[pool["id"]]],
-            "steps": [
-                {
-                    "delay_s": 0 if step == 1 else STEP_2_DELAY_S,
-                    "subject": "A word, {{ first_name }}" if step == 1 else "",
-                    "text": f"Hello {{{{ first_name }}}}\n\n({marker(step)})\n",
-                }
-                for step in range(1, steps + 1)
-            ],
-        }
+            "name": name, "allow_parallel": True, "tiers": [[pool["id"]]],
+            "steps": _steps(_LENGTHS[name]), **more,
+        }  # fmt: skip
         made = await self.ask("POST", "/v1/campaigns", body)
         await self.ask("POST", f"/v1/campaigns/{made['id']}/start")
         self._campaigns[name] = made["id"]
@@ -236,10 +264,55 @@ class Customer:
     async def enroll(self, count: int, kind: str | None = None) -> None:
         """Import so many leads, a third into the campaign of capped mailboxes."""
         for name, share in (("long", count - count // 3), ("short", count // 3)):
-            leads = self._draw(name, share, kind)
-            key = f"batch-{self._made}"
-            await self.repeat(lambda n=name, rows=leads, k=key: self._import(n, rows, k))  # type: ignore[misc]
-            self.diary.leads += leads
+            await self.enroll_into(name, share, kind)
+
+    async def enroll_into(self, campaign: str, count: int, kind: str | None = None) -> None:
+        """Import so many leads into one campaign."""
+        await self._enroll(self._campaigns[campaign], self._draw(campaign, count, kind))
+
+    async def enroll_twice(self) -> None:
+        """Import leads into two campaigns of which each wants them for itself."""
+        leads = self._draw("first", 2, "ordinary")
+        await self._enroll(self._campaigns["first"], leads)
+        again = [replace(one, campaign="second") for one in leads]
+        await self._enroll(self._campaigns["second"], again)
+
+    async def _enroll(self, campaign: str, leads: list[Lead]) -> None:
+        self._made += 1
+        key = f"batch-{self._made}"
+        await self.repeat(lambda: self._import(campaign, leads, key))
+        self.diary.leads += leads
+
+    # ---- a campaign that does not last
+
+    async def draft_campaign(self, count: int) -> tuple[str, int]:
+        """Make a campaign without steps and import leads; return its id, and how many."""
+        body = {"name": "brief", "allow_parallel": True, "tiers": [[self._pools["long"]]]}
+        campaign: str = (await self.ask("POST", "/v1/campaigns", body))["id"]
+        self._brief.append(campaign)
+        leads = self._draw("brief", count, "halted")
+        await self._enroll(campaign, leads)
+        return campaign, len(leads)
+
+    async def begin(self, campaign: str) -> None:
+        """Give a campaign its steps, and start it."""
+        await self.ask("PATCH", f"/v1/campaigns/{campaign}", {"steps": _steps(_LENGTHS["brief"])})
+        await self.ask("POST", f"/v1/campaigns/{campaign}/start")
+
+    async def stop(self, campaign: str) -> None:
+        """End a campaign for good."""
+        await self.ask("POST", f"/v1/campaigns/{campaign}/stop")
+        self._brief = [one for one in self._brief if one != campaign]
+
+    async def conclude(self) -> None:
+        """End what was begun and left: leads wait in it for nothing."""
+        for campaign in self._brief:
+            with suppress(Refused):
+                # It may have begun, or ended: the answer was lost.
+                await self.begin(campaign)
+            await self.stop(campaign)
+
+    # ---- mailboxes and settings
 
     async def publish(self, count: int) -> None:
         """Enroll so many leads from outside."""
@@ -250,13 +323,44 @@ class Customer:
 
     async def connect_spare(self) -> None:
         """Connect one more mailbox, which sends for nobody."""
-        self._made += 1
-        spare = Mailbox(f"spare{self._made:06d}@north.test", "smtp")
-        async with self._accounts:
-            await asyncio.to_thread(
-                self._house.stack.mailhost.add_users, [User(spare.email, PASSWORD)]
-            )
+        spare = self.spare("smtp")
+        await self.set_password(spare.email, PASSWORD)
         await self._connect(spare)
+
+    def spare(self, kind: str) -> Mailbox:
+        """Return one more mailbox, not connected; nobody has its account."""
+        self._made += 1
+        domain = {"gmail": "gmail.test", "graph": "outlook.test", "smtp": "north.test"}[kind]
+        return Mailbox(f"spare{self._made:06d}@{domain}", kind)
+
+    async def set_password(self, email: str, password: str) -> None:
+        """Give an account of the mail host, new or known, a password."""
+        async with self._accounts:
+            await asyncio.to_thread(self._house.stack.mailhost.add_users, [User(email, password)])
+
+    async def test(self, email: str) -> None:
+        """Test a connected mailbox."""
+        await self.ask("POST", f"/v1/mailboxes/{self._box(email).mailbox_id}/test")
+
+    async def disconnect(self, mailbox: Mailbox) -> None:
+        """Disconnect a mailbox."""
+        await self.ask("DELETE", f"/v1/mailboxes/{mailbox.mailbox_id}")
+
+    async def shape(self, spacing_s: float) -> None:
+        """Have messages to most recipients keep a distance."""
+        await self.ask("PUT", "/v1/shaping-rules/example.test", {"spacing_s": spacing_s})
+
+    async def attach(self) -> None:
+        """Upload a file and delete it."""
+        made = await self.repeat(
+            lambda: _answered(
+                self._http.post(
+                    "/v1/attachments", params={"filename": "word.txt"}, content=b"A word.",
+                    headers={"Content-Type": "text/plain"},
+                )
+            )
+        )  # fmt: skip
+        await self.ask("DELETE", f"/v1/attachments/{made['id']}")
 
     def _draw(self, campaign: str, count: int, only: str | None) -> list[Lead]:
         leads = []
@@ -267,7 +371,7 @@ class Customer:
             local = "nobody" if kind == "unknown" else "lead"
             domain = "late.test" if kind == "late" else "example.test"
             email = f"{local}{self._made:06d}@{domain}"
-            leads.append(Lead(email, kind, campaign, 2 if campaign == "long" else 1))
+            leads.append(Lead(email, kind, campaign, _LENGTHS[campaign]))
         return leads
 
     async def _import(self, campaign: str, leads: Iterable[Lead], key: str) -> None:
@@ -277,7 +381,7 @@ class Customer:
         writer.writerows((one.email, one.email.partition("@")[0]) for one in leads)
         _read(
             await self._http.post(
-                f"/v1/campaigns/{self._campaigns[campaign]}/imports",
+                f"/v1/campaigns/{campaign}/imports",
                 files={"file": ("leads.csv", text.getvalue().encode(), "text/csv")},
                 headers={"Idempotency-Key": key},
             )
@@ -300,9 +404,9 @@ class Customer:
         await self.repeat(press)
         self.diary.suppressed.append(Suppressed(email, asked, time.time()))
 
-    async def hold(self, for_s: float) -> None:
-        """Suspend a mailbox at random, and lift that again."""
-        mailbox = self._rng.choice(self.diary.mailboxes)
+    async def hold(self, for_s: float, email: str | None = None) -> None:
+        """Suspend a mailbox, at random if none is named, and lift that again."""
+        mailbox = self._box(email) if email else self._rng.choice(self.diary.mailboxes)
         body = {"scope": "mailbox", "id": mailbox.mailbox_id, "reason": "chaos"}
         opened = await self.ask("POST", "/v1/suspensions", body)
         held = Held(mailbox.email, time.time())
@@ -356,6 +460,17 @@ class Customer:
     async def close(self) -> None:
         """Close the connections."""
         await self._http.aclose()
+
+
+def _steps(count: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "delay_s": 0 if step == 1 else STEP_2_DELAY_S,
+            "subject": "A word, {{ first_name }}" if step == 1 else "",
+            "text": f"Hello {{{{ first_name }}}}\n\n({marker(step)})\n",
+        }
+        for step in range(1, count + 1)
+    ]
 
 
 async def _answered(asking: Awaitable[httpx.Response]) -> Any:

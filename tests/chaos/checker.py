@@ -25,6 +25,9 @@ _ENDS: Final = {
     "late": frozenset({"bounced", "finished"}),
     "reply": frozenset({"replied", "finished"}),
     "unsubscribe": frozenset({"unsubscribed", "finished"}),
+    # Of a campaign whose follow-ups nobody else may send, and of one that is stopped.
+    "loyal": frozenset({"finished", "stopped"}),
+    "halted": frozenset({"finished", "stopped"}),
 }
 
 
@@ -77,22 +80,24 @@ def lost(case: Case) -> Iterator[str]:
     """A lead that was taken and is nowhere, waits for nothing, or whose sent message never was."""
     suppressed = {one.email for one in case.diary.suppressed}
     for lead in case.diary.leads:
-        # One that was suppressed before it got there is refused, with a receipt.
-        if (lead.email, lead.campaign) not in case.enrolled and lead.email not in suppressed:
+        # One that was suppressed, or whose campaign was over, before it got there is refused, with
+        # a receipt.
+        refused = lead.email in suppressed or lead.kind == "halted"
+        if (lead.email, lead.campaign) not in case.enrolled and not refused:
             yield f"{lead.email}: imported into {lead.campaign}, never enrolled"
     for job in case.evidence.jobs.values():
         if job.state == "sent" and job.job_id not in case.accepted:
             yield f"{case.named(job)}: no provider has it"
         if job.state not in _FINAL | {"in_doubt"}:
             yield f"{case.named(job)}: left behind, {job.reason or 'no reason'}"
+    steps = {(lead.email, lead.campaign): lead.steps for lead in case.diary.leads}
     for one in case.evidence.enrollments:
         states = [job.state for job in case.jobs_of[one.enrollment_id]]
         if one.state == "active" and all(state in _FINAL for state in states):
             yield f"{one.email} in {one.campaign}: active with nothing ahead"
-        if one.state == "finished":
-            wanted = 2 if one.campaign == "long" else 1
-            if states.count("sent") < wanted:
-                yield f"{one.email} in {one.campaign}: finished after {states}"
+        wanted = steps.get((one.email, one.campaign), 1)
+        if one.state == "finished" and states.count("sent") < wanted:
+            yield f"{one.email} in {one.campaign}: finished after {states}"
     if case.evidence.outbox:
         yield f"{case.evidence.outbox} events were never published"
 

@@ -8,17 +8,17 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
 import psycopg
 
 from paceline_common import failpoints, topics
 from paceline_common.failpoints import Point
+from tests.chaos.acts import Acts
 from tests.chaos.campaign import Customer, Refused
 from tests.chaos.faults import Faults
 from tests.chaos.house import House, Instance
@@ -27,14 +27,18 @@ from tests.chaos.people import People
 from tests.chaos.traffic import Traffic
 
 # Who is killed beside whom: services of one group are not killed at the same time.
-GROUPS: Final = (("sender",), ("scheduler",), ("gateway", "bounce", "reply", "audit"))
+GROUPS: Final = (("sender",), ("scheduler",), ("gateway",), ("reply", "bounce", "audit"))
+# How often each transition is killed at least, of so many kills; fewer where they are fewer.
 LEAST: Final = 5
+WHOLE: Final = 500
 # Fewer kills than this are a short run: small caps, a small backlog.
 SHORT: Final = 100
-_TAKEN_S: Final = 8.0
+_TAKEN_S: Final = 5.0
 _AGAIN_S: Final = 25.0
 _BACK_S: Final = 30.0
 _ANSWERED_S: Final = 120.0
+# How long kills go on past their number for those transitions that have not had their share.
+_OVERTIME_S: Final = 900.0
 # Leads enrolled at once, and how many jobs at least wait meanwhile; fewer where a run is short.
 _ROW: Final = 30
 _BACKLOG: Final = 60
@@ -87,6 +91,11 @@ class Plan:
         """Tell whether caps and backlog are to be small."""
         return self.kills < SHORT
 
+    @property
+    def least(self) -> int:
+        """How often each transition is killed at least; an aimed run owes that to none."""
+        return min(LEAST, self.kills * LEAST // WHOLE) if self.aim is None else 0
+
 
 Show = Callable[[Tally, Counter[str]], None]
 """Shows the tally and the faults so far."""
@@ -114,8 +123,13 @@ class Controller:
         self.points: list[Point] = [
             one for one in failpoints.declared() if plan.aim is None or one.name in plan.aim
         ]
+        self._acts = Acts(
+            house, customer, self.faults, self._traffic, random.Random(f"{seed} acts"),
+            self._abandon,
+        )  # fmt: skip
         self._standing: dict[str, _Standing] = {}
         self._expected: set[int] = set()
+        self._wanted_at: float | None = None
         self._done = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -154,6 +168,7 @@ class Controller:
             # What the customer has begun is answered now; until then the diary is not whole.
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=_ANSWERED_S)
+            await customer.conclude()
             tally.phase = "coming to rest"
             tally.rested = await self._rest(ledger, patience_s)
         finally:
@@ -189,7 +204,7 @@ class Controller:
 
         An order that nobody takes soon stands until somebody does; meanwhile others are given.
         """
-        while self.tally.kills < self._wanted:
+        while not self._enough():
             point = self._choose(group)
             if point is None:
                 await asyncio.sleep(0.3)
@@ -204,8 +219,24 @@ class Controller:
             victim = await self._taken(standing)
             if victim is not None:
                 await self._back(victim)
-            if self._plan.aim is None and self._rng.random() < 0.1:
+            if self._plan.aim is None and self._slack() > 0 and self._rng.random() < 0.1:
                 await self._kill_at_random(group)
+
+    def _owed(self) -> int:
+        """Return how many kills transitions lack to their share."""
+        killed, least = self.tally.transitions, self._plan.least
+        return sum(max(0, least - killed[one.key]) for one in self.points)
+
+    def _slack(self) -> int:
+        """Return how many kills are left that no transition is owed."""
+        return self._wanted - self.tally.kills - self._owed()
+
+    def _enough(self) -> bool:
+        if self.tally.kills < self._wanted:
+            return False
+        now = time.monotonic()
+        self._wanted_at = self._wanted_at or now
+        return not self._owed() or now - self._wanted_at > _OVERTIME_S
 
     def _choose(self, group: tuple[str, ...]) -> Point | None:
         now = time.monotonic()
@@ -216,10 +247,9 @@ class Controller:
             if (one.service in group or not one.service)
             and (one.key not in self._standing or self._standing[one.key].again_at <= now)
         ]
-        deficit = sum(max(0, LEAST - killed[one.key]) for one in self.points)
-        if self._wanted - self.tally.kills <= deficit and self._wanted >= LEAST * len(self.points):
+        if self._slack() <= 0 and self._owed():
             # The rest belongs to those that have not had their share.
-            mine = [one for one in mine if killed[one.key] < LEAST]
+            mine = [one for one in mine if killed[one.key] < self._plan.least]
         if not mine:
             return None
         least = min(killed[one.key] for one in mine)
@@ -327,59 +357,9 @@ class Controller:
 
     async def _stir(self, service: str, point: Point) -> None:
         """Bring about what leads to a transition, where the load alone seldom does."""
-        act = self._stirring(service, point)
+        act = self._acts.of(service, point.name)
         if act is not None and self.tally.phase == "chaos":
-            with suppress(Refused):
-                await act
-
-    def _stirring(self, service: str, point: Point) -> Awaitable[Any] | None:
-        customer, faults = self._customer, self.faults
-        topic = point.name.partition(":")[2]
-        match topic or point.name:
-            case "subscribe.before_quarantine_commit" | "subscribe.after_quarantine_commit":
-                return asyncio.to_thread(self._traffic.poison, service)
-            case "lead-enrolled" | "gateway.before_import_commit" | "gateway.after_import_commit":
-                return customer.enroll(3)
-            case "lead-enrolled.":
-                return customer.publish(3)
-            case "workspace-changed" | "campaign-changed" | "gateway.after_change_commit":
-                return customer.change()
-            case "mailbox-changed" | "mailbox-probed" | "reply.after_cursor_placed":
-                return customer.connect_spare()
-            case "send-rejected" | "bounced" | "mailbox-health-changed":
-                return customer.enroll(3, kind="unknown")
-            case "replied" | "inbound-received" | "reply.before_inbound_commit":
-                return customer.enroll(3, kind="reply")
-            case "reply.after_inbound_commit" | "bounce.after_health_commit":
-                return customer.enroll(3, kind="reply")
-            case "send-deferred":
-                return faults.inject("cut_in_message")
-            case "send-in-doubt" | "sender.after_abandoned" | "issue-raised":
-                return self._abandon("sender.after_mail_from")
-            case "sender.before_destroy" | "sender.after_destroy":
-                return self._abandon("sender.after_claim")
-            case "sender.before_settle_commit" | "sender.after_settle":
-                return self._abandon("sender.after_claim")
-            case "sender.draft_destroyed":
-                return faults.inject("pause_campaign")
-            case "sender.token_refreshed" | "sender.token_stored":
-                return self._expire_tokens()
-            case "reply.token_refreshed" | "reply.token_stored":
-                return self._expire_tokens()
-            case "gateway.before_suppress_commit" | "gateway.after_suppress_commit":
-                return faults.inject("suppress")
-            case "gateway.before_suspend_commit" | "gateway.after_suspend_commit":
-                return faults.inject("suspend_mailbox")
-            case "gateway.after_resume_commit":
-                return faults.inject("suspend_mailbox")
-            case "scheduler.after_suspensions_ended":
-                return faults.inject("suspend_workspace")
-            case "scheduler.after_epoch_commit" | "scheduler.before_store_opened":
-                return faults.inject("flush_redis")
-            case "scheduler.after_leases_expired":
-                return self._leave_leases()
-            case _:
-                return None
+            await self._acts.do(act)
 
     async def _abandon(self, name: str) -> None:
         """Kill a sender between claim and answer, so that its try is found abandoned."""
@@ -388,24 +368,6 @@ class Controller:
             order = self._house.order("sender", name, "kill")
             again_at = time.monotonic() + _AGAIN_S
             self._standing[point.key] = _Standing(point, "sender", order, again_at)
-
-    async def _expire_tokens(self) -> None:
-        """Have every access token at the providers run out."""
-        for box in self._customer.diary.mailboxes:
-            if box.kind != "smtp":
-                twin = self._house.stack.twins[box.kind]  # type: ignore[index]
-                path = f"mailboxes/{box.email}/tokens"
-                with suppress(httpx.HTTPError):
-                    await asyncio.to_thread(twin.control, "POST", path, {"do": "expire"})
-
-    async def _leave_leases(self) -> None:
-        """Stop every sender for longer than a lease."""
-        senders = self._house.of("sender")
-        for one in senders:
-            one.send(signal.SIGSTOP)
-        await asyncio.sleep(4)
-        for one in senders:
-            one.send(signal.SIGCONT)
 
 
 assert {service for group in GROUPS for service in group} == set(topics.SERVICES)

@@ -34,7 +34,10 @@ class Mailbox:
 
 @dataclass(slots=True)
 class Lead:
-    """A lead that an answered import holds; `steps` is how many messages it is to get at most."""
+    """A lead that an answered import holds; `steps` is how many messages it is to get at most.
+
+    `kind` says what its recipient does, or what becomes of its campaign (`campaign.KINDS`).
+    """
 
     email: str
     kind: str

@@ -59,6 +59,7 @@ class Faults:
             "cut_in_message": self.cut_in_message,
             "stall": self._stall,
             "provider_errs": self._provider_errs,
+            "provider_throttles": self._provider_throttles,
             "slow": self._slow,
             "duplicate_and_reorder": self._again,
             "skew_clock": self._skew,
@@ -112,6 +113,15 @@ class Faults:
         one.send(signal.SIGSTOP)
         await asyncio.sleep(self._rng.uniform(0.3, 5.0))
         one.send(signal.SIGCONT)
+
+    async def stop_all(self, service: str, seconds: float) -> None:
+        """Stop every instance of a service for a while."""
+        instances = self._house.of(service)
+        for one in instances:
+            one.send(signal.SIGSTOP)
+        await asyncio.sleep(seconds)
+        for one in instances:
+            one.send(signal.SIGCONT)
 
     async def _restart_kafka(self) -> None:
         await asyncio.to_thread(self._house.kill_part, "kafka")
@@ -185,6 +195,17 @@ class Faults:
         fault = {"operation": "any", "kind": self._rng.choice(_ERRORS), "times": 3}
         await asyncio.to_thread(twin.control, "POST", "faults", fault)
         await asyncio.sleep(self._rng.uniform(1.0, 3.0))
+        await asyncio.to_thread(twin.control, "DELETE", "faults")
+
+    async def _provider_throttles(self) -> None:
+        """Let Gmail put a few messages off: it has too many requests."""
+        twin = self._house.stack.twins["gmail"]
+        fault = {
+            "operation": "users.drafts.send", "kind": "status", "status": 429,
+            "code": "rateLimitExceeded", "times": 3,
+        }  # fmt: skip
+        await asyncio.to_thread(twin.control, "POST", "faults", fault)
+        await asyncio.sleep(self._rng.uniform(2.0, 5.0))
         await asyncio.to_thread(twin.control, "DELETE", "faults")
 
     async def _done_later(self) -> None:

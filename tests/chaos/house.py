@@ -43,8 +43,11 @@ SETTINGS: Final[Mapping[str, Mapping[str, str]]] = {
         "FIRST_LOOK_S": "2", "GMAIL_DESTROY_AFTER_S": "8", "GRAPH_DESTROY_AFTER_S": "8",
         "TIDY_DRAFTS_S": "3", "FIND_SENT_TIMEOUT_S": "20",
     },
-    "reply": {"POLL_S": "2", "RECONNECT_CAP_S": "2", "AUTH_RETRY_S": "3", "SUPERVISE_S": "1"},
-    "bounce": {"HEALTH_RECOMPUTE_S": "3"},
+    "reply": {
+        "POLL_S": "2", "API_POLL_S": "3", "LEASE_S": "6", "SUPERVISE_S": "1",
+        "RECONNECT_CAP_S": "2", "AUTH_RETRY_S": "3",
+    },
+    "bounce": {"HEALTH_RECOMPUTE_S": "3", "HEALTH_COOLDOWN": '{"bounces": 1}'},
     "audit": {"CHECKPOINT_S": "3"},
 }  # fmt: skip
 

@@ -9,7 +9,7 @@ from paceline_common import ids
 from tests.chaos.house import House
 
 # Suspensions of mailboxes that end by themselves, later than anybody wants to wait.
-_BY_THE_CLOCK: Final = ("connect_failed", "limited")
+_BY_THE_CLOCK: Final = ("connect_failed", "limited", "cooldown")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,16 @@ class Ledger:
             jobs.get("queued", 0), under_way, jobs.get("in_doubt", 0), leads, outbox, received
         )
 
+    def enrolled(self, campaign: str) -> int:
+        """Return how many leads a campaign has."""
+        with self._connect() as db:
+            (count,) = db.execute(
+                "SELECT count(*) FROM scheduler.enrollment"
+                " WHERE workspace_id = %s AND campaign_id = %s",
+                [self._workspace, ids.decode("cmp", campaign)],
+            ).fetchone() or (0,)
+        return int(count)
+
     def about_to_leave(self) -> list[str]:
         """Return the addresses of jobs whose slot is leased and still to come."""
         with self._connect() as db:
@@ -106,6 +116,13 @@ class Ledger:
                     "INSERT INTO scheduler.pace_change (workspace_id, jobs) VALUES (%s, %s)",
                     [self._workspace, [job for (job,) in moved]],
                 )
+            # The next test of a failed mailbox; one that is under way is let be.
+            db.execute(
+                "UPDATE scheduler.node_recheck SET next_at = clock_timestamp()"
+                " WHERE workspace_id = %s AND next_at BETWEEN clock_timestamp()"
+                " AND clock_timestamp() + interval '60 s'",
+                [self._workspace],
+            )
             ended = db.execute(
                 "SELECT scheduler.resume(workspace_id, scope, ref, reason, 'chaos')"
                 " FROM scheduler.suspension WHERE workspace_id = %s AND closed_at IS NULL"
