@@ -22,18 +22,16 @@ from paceline_scheduler.api import UNKNOWN_CAMPAIGN
 from paceline_scheduler.budgets import state_of
 from paceline_scheduler.domain.reason import REASONS
 from paceline_scheduler.domain.rules import TYPES
-from paceline_scheduler.simulator.outlook import (
+from paceline_scheduler.simulator.outlook import Outlook, foretell, quantile
+from paceline_scheduler.simulator.pacer import Campaign
+from paceline_scheduler.simulator.snapshot import (
     CampaignNow,
     MailboxNow,
-    Outlook,
     Snapshot,
     Waiting,
     WhatIf,
     change,
-    foretell,
-    quantile,
 )
-from paceline_scheduler.simulator.pacer import Campaign
 
 _ALLOWED_S: Final = 5.0
 _UNSTARTED: Final = ("draft", "scheduled")

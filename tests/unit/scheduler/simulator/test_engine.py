@@ -20,6 +20,7 @@ from paceline_scheduler.simulator.checker import check
 from paceline_scheduler.simulator.engine import Engine
 from paceline_scheduler.simulator.events import EventList
 from paceline_scheduler.simulator.pacer import Pacer
+from paceline_scheduler.simulator.plans import START
 from paceline_scheduler.simulator.run import Size, simulate
 from paceline_scheduler.simulator.sending import RESERVED
 
@@ -196,7 +197,7 @@ def test_a_broken_rule_shows(rule: str, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_virtual_days_hold_both_ends_of_summer_time() -> None:
-    end = fleet.START + timedelta(days=30)
+    end = START + timedelta(days=30)
     for zone in ("Europe/Paris", "America/New_York"):
         tz = policy.zone(zone)
-        assert fleet.START.astimezone(tz).utcoffset() != end.astimezone(tz).utcoffset()
+        assert START.astimezone(tz).utcoffset() != end.astimezone(tz).utcoffset()

@@ -12,18 +12,16 @@ from paceline_scheduler.domain.caps import DayCount
 from paceline_scheduler.domain.rules import State
 from paceline_scheduler.forecast import told
 from paceline_scheduler.simulator import outlook
-from paceline_scheduler.simulator.outlook import (
+from paceline_scheduler.simulator.outlook import Outlook, foretell, quantile
+from paceline_scheduler.simulator.pacer import Campaign
+from paceline_scheduler.simulator.snapshot import (
     CampaignNow,
     MailboxNow,
-    Outlook,
     Snapshot,
     Waiting,
     WhatIf,
     change,
-    foretell,
-    quantile,
 )
-from paceline_scheduler.simulator.pacer import Campaign
 
 # A Thursday noon.
 NOW = datetime(2026, 11, 19, 12, 0, tzinfo=UTC)

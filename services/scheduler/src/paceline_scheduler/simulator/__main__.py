@@ -10,7 +10,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from paceline_scheduler.simulator.fleet import GROUPS, START
+from paceline_scheduler.simulator.plans import GROUPS, START
 from paceline_scheduler.simulator.run import Size, simulate
 
 _PLAIN_EVERY_S: Final = 10.0

@@ -10,8 +10,8 @@ from paceline_scheduler.domain.rules import TYPES as TYPE_BITS
 from paceline_scheduler.domain.rules import Rules
 from paceline_scheduler.pacing.base import Match, Mode, QueuedJob
 from paceline_scheduler.simulator.budget import Account, Budget, to_datetime, to_ms
-from paceline_scheduler.simulator.fleet import Happening, MailboxPlan, WorkspacePlan
 from paceline_scheduler.simulator.pacer import Campaign, Mailbox, Pacer
+from paceline_scheduler.simulator.plans import Happening, MailboxPlan, WorkspacePlan
 from paceline_scheduler.simulator.sending import (
     ENDED,
     HOUR,
@@ -26,7 +26,7 @@ from paceline_scheduler.simulator.sending import (
 
 
 class Engine(Sending):
-    """Runs the workspaces of one group from `fleet.START` for some days.
+    """Runs the workspaces of one group from `plans.START` for some days.
 
     Equal plans and seeds make equal event lists, on any machine.
     """

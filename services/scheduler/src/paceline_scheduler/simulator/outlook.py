@@ -14,10 +14,10 @@ import random
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from heapq import heappop, heappush
-from typing import Any, Final
+from typing import Final
 
 from paceline_scheduler import policy
 from paceline_scheduler.domain import sequence
@@ -25,8 +25,8 @@ from paceline_scheduler.domain.capacity import effective
 from paceline_scheduler.domain.caps import used_on
 from paceline_scheduler.domain.eligibility import admits, compile_stretch
 from paceline_scheduler.domain.hold import Hold
-from paceline_scheduler.domain.rules import CampaignRules, Rules, State
-from paceline_scheduler.pacing.base import Mode, Proposal, QueuedJob
+from paceline_scheduler.domain.rules import CampaignRules, Rules
+from paceline_scheduler.pacing.base import Proposal, QueuedJob
 from paceline_scheduler.simulator.budget import (
     Account,
     Budget,
@@ -34,7 +34,8 @@ from paceline_scheduler.simulator.budget import (
     to_datetime,
     to_ms,
 )
-from paceline_scheduler.simulator.pacer import Campaign, Mailbox, Pacer
+from paceline_scheduler.simulator.pacer import Mailbox, Pacer
+from paceline_scheduler.simulator.snapshot import CampaignNow, MailboxNow, Snapshot, Waiting
 
 # Decisions that the time allowed is good for, over all seeds; fewer seeds than this say little.
 _DECISIONS: Final = 30_000
@@ -61,70 +62,6 @@ _CLOSED: Final = ("outside_window", "holiday", "blackout")
 
 
 @dataclass(frozen=True, slots=True)
-class MailboxNow:
-    """A mailbox as it stands. `settings` is what `policy.read` takes; `members` maps its pools to
-    position, weight and rank. `held_by`: why a gate of it is closed, and until when."""
-
-    mailbox_id: int
-    settings: Mapping[str, Any]
-    state: State
-    account: int
-    members: Mapping[int, tuple[int, int, int]]
-    host: int = 0
-    domain: int = 0
-    throttled_until: datetime | None = None
-    held_by: str | None = None
-    held_until: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """Jobs that wait alike: `mailbox_id` set where only that mailbox may send them. `is_sent`:
-    the message is leaving just now, its follow-up counts."""
-
-    step: int
-    due_at: datetime
-    count: int
-    mailbox_id: int | None = None
-    host: int = 0
-    is_sent: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class CampaignNow:
-    """A campaign in rotation, with what waits in it; `delays` by position of its steps.
-
-    `starts_at`: it is to start then, and nothing of it is sent before.
-    """
-
-    route: Campaign
-    delays: Mapping[int, timedelta]
-    waiting: Sequence[Waiting] = ()
-    starts_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The present of a workspace: everything that competes for the mailboxes of a campaign."""
-
-    workspace_id: int
-    now: datetime
-    pools: Mapping[int, Mode]
-    mailboxes: Sequence[MailboxNow]
-    campaigns: Sequence[CampaignNow]
-
-
-@dataclass(frozen=True, slots=True)
-class WhatIf:
-    """Changes for the forecast alone: more mailboxes like those that serve the campaign (their
-    ramps begin now), patches of policies by mailbox (0: all), leads as if enrolled now."""
-
-    add_mailboxes: int = 0
-    caps: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
-    leads: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class Outlook:
     """`finishes`, ascending, of the `seeds` that were run; empty where it never finishes.
 
@@ -147,56 +84,6 @@ def quantile(finishes: Sequence[datetime], share: float) -> datetime:
     low = int(at)
     high = min(low + 1, len(finishes) - 1)
     return finishes[low] + (finishes[high] - finishes[low]) * (at - low)
-
-
-def change(snapshot: Snapshot, campaign_id: int, what_if: WhatIf, due_at: datetime) -> Snapshot:
-    """Return the snapshot with the changes made; `due_at` is when added leads are due."""
-    mailboxes = [replace(one, settings=_patched(one, what_if.caps)) for one in snapshot.mailboxes]
-    campaigns = list(snapshot.campaigns)
-    for n, one in enumerate(campaigns):
-        if one.route.campaign_id == campaign_id and what_if.leads and one.delays:
-            more = Waiting(min(one.delays), due_at, what_if.leads)
-            campaigns[n] = replace(one, waiting=(*one.waiting, more))
-    pools = _pools_of(snapshot, campaign_id)
-    models = [one for one in mailboxes if pools & one.members.keys() and one.held_by is None]
-    for n in range(what_if.add_mailboxes if models else 0):
-        model = models[n % len(models)]
-        chosen = {
-            name: value for name, value in model.settings["policy"].items() if name != "ramp_from"
-        }
-        highest = max(position for one in mailboxes for position, _, _ in one.members.values())
-        mailboxes.append(
-            MailboxNow(
-                -1 - n,
-                {**model.settings, "policy": chosen, "connected_at": snapshot.now},
-                State(health=model.state.health, stage=model.state.stage),
-                # An account of its own, unlike any real one's number.
-                (1 << 64) + n,
-                {
-                    pool: (highest + 1, weight, rank)
-                    for pool, (_, weight, rank) in model.members.items()
-                },
-                model.host,
-            )
-        )
-    return replace(snapshot, mailboxes=mailboxes, campaigns=campaigns)
-
-
-def _patched(mailbox: MailboxNow, caps: Mapping[int, Mapping[str, Any]]) -> Mapping[str, Any]:
-    patch = {**caps.get(0, {}), **caps.get(mailbox.mailbox_id, {})}
-    if not patch:
-        return mailbox.settings
-    return {**mailbox.settings, "policy": {**mailbox.settings["policy"], **patch}}
-
-
-def _pools_of(snapshot: Snapshot, campaign_id: int) -> set[int]:
-    return {
-        pool
-        for one in snapshot.campaigns
-        if one.route.campaign_id == campaign_id
-        for tier in one.route.tiers
-        for pool in tier["pools"]
-    }
 
 
 def foretell(snapshot: Snapshot, campaign_id: int, seeds: int, allowed_s: float = 5.0) -> Outlook:
@@ -374,7 +261,7 @@ class _Run:
             for token in self._tokens.values()
             if token.campaign is self._campaign
         )
-        ours = _pools_of(self._snapshot, self._campaign.route.campaign_id)
+        ours = self._snapshot.pools_of(self._campaign.route.campaign_id)
         asked = CampaignRules(self._campaign.route.type, self._campaign.route.min_health)
         serving = [
             (self._pacer.mailboxes[one.mailbox_id].budget.rules, one.state)
@@ -456,7 +343,7 @@ class _Run:
         nearly all of it; `waiting_for_due` where it did not.
         """
         campaign = self._campaign.route
-        pools = _pools_of(self._snapshot, campaign.campaign_id)
+        pools = self._snapshot.pools_of(campaign.campaign_id)
         asked = CampaignRules(campaign.type, campaign.min_health)
         until = to_datetime(self._last)
         bound: Counter[str] = Counter()

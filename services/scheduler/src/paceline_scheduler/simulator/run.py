@@ -15,7 +15,8 @@ from typing import Any, Final
 from paceline_scheduler.simulator.checker import CLASSES, check
 from paceline_scheduler.simulator.engine import Engine
 from paceline_scheduler.simulator.events import EventList
-from paceline_scheduler.simulator.fleet import GROUPS, generate
+from paceline_scheduler.simulator.fleet import generate
+from paceline_scheduler.simulator.plans import GROUPS
 
 _DAY: Final = 86_400_000
 

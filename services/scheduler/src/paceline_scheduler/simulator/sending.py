@@ -20,8 +20,8 @@ from paceline_scheduler.domain.rules import TYPES as TYPE_BITS
 from paceline_scheduler.pacing.base import Proposal, QueuedJob
 from paceline_scheduler.simulator.budget import EPOCH, to_datetime, to_ms
 from paceline_scheduler.simulator.events import TYPES, EventList
-from paceline_scheduler.simulator.fleet import START, CampaignPlan, MailboxPlan, WorkspacePlan
 from paceline_scheduler.simulator.pacer import Mailbox, Pacer
+from paceline_scheduler.simulator.plans import START, CampaignPlan, MailboxPlan, WorkspacePlan
 
 _MINUTE: Final = 60_000
 HOUR: Final = 60 * _MINUTE
