@@ -13,6 +13,7 @@ FAILPOINTS: Final[Mapping[str, str]] = {
     "scheduler.after_suspensions_ended": "suspensions whose time was over are closed",
     "scheduler.after_epoch_commit": "a new epoch is committed, the store still holds the old one",
     "scheduler.before_store_opened": "the store is written anew, not opened",
+    "scheduler.before_stretches_commit": "the store has new open stretches, not committed here",
     "scheduler.after_unstuck": "follow-ups of a mailbox that is gone may go from any, committed",
     "scheduler.after_sender_gone": "enrollments of a mailbox that is gone are ended, committed",
     "scheduler.after_rechecks_taken": "failed mailboxes are taken for a test, nobody is asked yet",

@@ -250,6 +250,8 @@ class PacingState:
             dropped += [one for one in mailboxes or () if one not in known]
             await self._store.drop_mailboxes(workspace_id, dropped)
             await self._store.set_mailboxes(workspace_id, records)
+            if stretches:
+                failpoints.hit("scheduler.before_stretches_commit")
 
     async def _lock(self, tx: AsyncConnection, workspace_id: int) -> Lanes:
         arguments = {"workspace": workspace_id}
