@@ -23,7 +23,7 @@ from paceline_scheduler.pacing.base import (
     QueuedJob,
     TierRoute,
 )
-from paceline_scheduler.pacing.memory import Shard
+from paceline_scheduler.pacing.shard import Shard
 
 # Who is free at each of some moments, of mailboxes 0..5.
 schedules = st.lists(st.sets(st.integers(0, 5), min_size=1), min_size=1, max_size=80)

@@ -2,7 +2,7 @@
 --   mailboxes and independent of queued jobs, of waiting and of free mailboxes.
 --   First takes in what was told (`incoming`), then promotes jobs that fell due, then frees the
 --   mailboxes whose time has come (each takes its own follow-ups first), then lets campaigns
---   choose among the free ones, least recently served first. `memory.py` is the same machine.
+--   choose among the free ones, least recently served first. `shard.py` is the same machine.
 --   Ids in members and fields are 8 bytes, big-endian: <id>; equal scores fall by number.
 --   A free mailbox stands once per place in `free`: member <lane, 2 bytes><mailbox>, score
 --   lane * 2^41 + key; key by mode: next in line: when served last (a count); round robin: its

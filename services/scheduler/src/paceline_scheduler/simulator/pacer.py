@@ -13,7 +13,7 @@ from paceline_scheduler.budgets import opening_of
 from paceline_scheduler.domain.eligibility import Stretch, compile_stretch
 from paceline_scheduler.domain.hold import Hold
 from paceline_scheduler.pacing.base import MailboxRecord, Match, Mode, Place, Proposal
-from paceline_scheduler.pacing.memory import Shard
+from paceline_scheduler.pacing.shard import Shard
 from paceline_scheduler.routes import Lanes, Members
 from paceline_scheduler.simulator.budget import Budget, to_datetime, to_ms
 

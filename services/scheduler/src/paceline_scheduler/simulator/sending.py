@@ -1,6 +1,6 @@
 """Jobs of one group of workspaces on a virtual clock: decided, leased, submitted, answered.
 
-The production code decides (`domain`, `pacing.memory.Shard`); this module is
+The production code decides (`domain`, `pacing.shard.Shard`); this module is
 what is around it: the guards of Postgres (`budget`), the claim, senders, mail
 hosts, people who answer.
 """
