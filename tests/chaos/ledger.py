@@ -10,27 +10,32 @@ from tests.chaos.house import House
 
 # Suspensions of mailboxes that end by themselves, later than anybody wants to wait.
 _BY_THE_CLOCK: Final = ("connect_failed", "limited", "cooldown")
+# Providers that show whether a message left.
+_PROVING: Final = ("gmail", "graph")
 
 
 @dataclass(frozen=True, slots=True)
 class Open:
     """How much lies ahead: jobs, leads with something to come, events not published.
 
-    Events of the last seconds are on their way. `received` are all leads that ever arrived,
-    refused ones among them.
+    Events of the last seconds are on their way. `provable` doubts end by themselves: a provider
+    can show what became of them. `received` are all leads that ever arrived, refused ones among
+    them.
     """
 
     queued: int
     under_way: int
     in_doubt: int
+    provable: int
     leads: int
     outbox: int
     received: int
 
     @property
     def at_rest(self) -> bool:
-        """Tell whether everything is final, or in doubt."""
-        return not (self.queued or self.under_way or self.leads or self.outbox)
+        """Tell whether everything is final, or in a doubt that nothing ends."""
+        ahead = self.queued or self.under_way or self.provable or self.leads or self.outbox
+        return not ahead
 
 
 class Ledger:
@@ -60,6 +65,11 @@ class Ledger:
                 " AND j.state IS DISTINCT FROM 'in_doubt'",
                 [self._workspace],
             ).fetchone() or (0,)
+            (provable,) = db.execute(
+                "SELECT count(*) FROM sender.doubt WHERE workspace_id = %s AND settled_at IS NULL"
+                " AND provider = ANY (%s)",
+                [self._workspace, list(_PROVING)],
+            ).fetchone() or (0,)
             (received,) = db.execute(
                 "SELECT count(*) FROM scheduler.receipt WHERE workspace_id = %s",
                 [self._workspace],
@@ -72,8 +82,9 @@ class Ledger:
                 outbox += count
         under_way = jobs.get("reserved", 0) + jobs.get("sending", 0)
         return Open(
-            jobs.get("queued", 0), under_way, jobs.get("in_doubt", 0), leads, outbox, received
-        )
+            jobs.get("queued", 0), under_way, jobs.get("in_doubt", 0), provable, leads, outbox,
+            received,
+        )  # fmt: skip
 
     def enrolled(self, campaign: str) -> int:
         """Return how many leads a campaign has."""
@@ -116,6 +127,11 @@ class Ledger:
                     "INSERT INTO scheduler.pace_change (workspace_id, jobs) VALUES (%s, %s)",
                     [self._workspace, [job for (job,) in moved]],
                 )
+            db.execute(
+                "UPDATE sender.doubt SET next_look_at = clock_timestamp() WHERE workspace_id = %s"
+                " AND settled_at IS NULL AND next_look_at > clock_timestamp() + interval '8 s'",
+                [self._workspace],
+            )
             # The next test of a failed mailbox; one that is under way is let be.
             db.execute(
                 "UPDATE scheduler.node_recheck SET next_at = clock_timestamp()"
