@@ -6,6 +6,7 @@ import pytest
 
 from tests.chaos import broken
 from tests.chaos.checker import check
+from tests.chaos.controller import Plan
 from tests.chaos.diary import Diary, Held, Lead, Mailbox, Suppressed
 from tests.chaos.evidence import Attempt, Enrolled, Evidence, Job, Submission
 from tests.chaos.report import Done, compose
@@ -150,6 +151,17 @@ def test_a_run_is_not_ok_when_it_was_not_whole(change: dict[str, object]) -> Non
     report, findings = compose(done, evidence(), [], [])
     assert not report["ok"]
     assert len(findings) == 1
+
+
+@pytest.mark.parametrize(
+    ("plan", "least"),
+    [
+        (Plan(500, 1), 5), (Plan(900, 1), 5), (Plan(250, 1), 2), (Plan(30, 1), 0),
+        (Plan(500, 1, aim=["sender.after_claim"]), 0),
+    ],
+)  # fmt: skip
+def test_a_whole_run_owes_each_transition_five_kills(plan: Plan, least: int) -> None:
+    assert plan.least == least
 
 
 @pytest.mark.parametrize("build", broken.load(), ids=lambda build: build.name)
