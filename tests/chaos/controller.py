@@ -168,7 +168,8 @@ class Controller:
             # What the customer has begun is answered now; until then the diary is not whole.
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=_ANSWERED_S)
-            await customer.conclude()
+            with suppress(Refused):
+                await customer.conclude()
             tally.phase = "coming to rest"
             tally.rested = await self._rest(ledger, patience_s)
         finally:
