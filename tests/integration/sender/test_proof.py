@@ -179,7 +179,9 @@ def build(
     doubts = Doubts(
         db, Outbox(db), clock, metrics, random.Random(1),
         settler=settler, sent_mail=provider, drafts=provider, keys=FixedMac(),
-        patience=Patience(timedelta(minutes=1), {"gmail": wait, "graph": wait}, 0.05, 30.0),
+        patience=Patience(
+            timedelta(minutes=1), {"gmail": wait, "graph": wait}, 0.05, 30.0, timedelta(days=7)
+        ),
         instance_id=instance_id,
     )  # fmt: skip
     return Bench(world, provider, doubts, settler, db, metrics)
@@ -648,6 +650,27 @@ async def test_the_living_attempts_late_refusal_to_send_is_proof(
             assert bench.world.attempts(job)[0]["outcome"] == outcome
     finally:
         await late.close()
+
+
+async def test_doubts_settled_long_ago_go_and_open_ones_stay_however_old(bench: Bench) -> None:
+    old, lately, unsettled = (bench.in_doubt("smtp") for _ in range(3))
+    for job, days in ((old, 8), (lately, 6)):
+        bench.world.rows(
+            "UPDATE sender.doubt SET since = now() - interval '9 days', settled_as = 'moot',"
+            " settled_by = 'tests', settled_at = now() - make_interval(days => %s)"
+            " WHERE workspace_id = %s AND job_id = %s",
+            days, job.workspace_id, job.job_id,
+        )  # fmt: skip
+    bench.world.rows(
+        "UPDATE sender.doubt SET since = now() - interval '1 year' WHERE workspace_id = %s"
+        " AND job_id = %s", unsettled.workspace_id, unsettled.job_id,
+    )  # fmt: skip
+    assert await bench.doubts.trim() >= 1
+    left = bench.world.rows(
+        "SELECT job_id FROM sender.doubt WHERE workspace_id = %s ORDER BY job_id",
+        bench.world.workspace_id,
+    )
+    assert [row["job_id"] for row in left] == [lately.job_id, unsettled.job_id]
 
 
 async def test_an_answer_after_the_doubt_was_settled_changes_nothing(

@@ -92,6 +92,7 @@ def build(settings: SenderSettings) -> Service:
             },
             every_s=settings.reconcile_s,
             dead_after_s=settings.dead_after_s,
+            kept=timedelta(days=settings.doubt_retention_days),
         ),
         instance_id=instance_id,
     )
@@ -110,6 +111,7 @@ def build(settings: SenderSettings) -> Service:
     service.background("heartbeat", reconciler.beat, drain=True)
     service.background("reconcile", reconciler.run)
     service.background("doubts", doubts.run)
+    service.background("settled-doubts", doubts.trim_when_due)
     service.background("drafts", drafts.run)
     service.internal(
         probe.router(service.db, service.keys, accounts, transport, service.outbox, service.clock)

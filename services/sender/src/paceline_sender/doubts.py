@@ -45,6 +45,8 @@ _EARLIER: Final = timedelta(minutes=10)
 _LEASE_S: Final = 900.0
 _AT_ONCE: Final = 8
 _ALARM_S: Final = 24 * 3600.0
+_TRIM: Final = 5_000
+_TRIM_EVERY_S: Final = 3_600.0
 # What passes by itself is asked again soon; a revoked grant or a missing scope is not.
 _PASSING: Final = frozenset({OutcomeClass.SOFT, OutcomeClass.LIMIT})
 
@@ -86,13 +88,15 @@ class Patience:
     `first_look`: after which a doubt is looked at first; later looks are multiples of it
     (`domain.doubt`). `destroy_after`: by kind, how long after `not_after` a send request may
     still be under way at that provider; kinds without an entry have no draft to destroy.
-    `dead_after_s`: how long a silent process may still be looking.
+    `dead_after_s`: how long a silent process may still be looking. `kept`: how long a settled
+    doubt can be looked up.
     """
 
     first_look: timedelta
     destroy_after: Mapping[str, timedelta]
     every_s: float
     dead_after_s: float
+    kept: timedelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +183,23 @@ class Doubts:
         for age in ("quarter", "hour", "day", "older"):
             gauge.labels(age).set(getattr(ages, age))
         self._metrics.gauge("paceline_in_doubt_oldest_seconds").set(ages.oldest_s)
+
+    async def trim(self) -> int:
+        """Delete doubts settled longer ago than they are kept, in batches; return how many."""
+        trimmed = 0
+        while True:
+            async with self._db.transaction(worker=True) as tx:
+                arguments = {"age": self._patience.kept, "most": _TRIM}
+                result = await tx.execute(self._queries["trim_doubts"], arguments)
+            trimmed += result.rowcount
+            if result.rowcount < _TRIM:
+                return trimmed
+
+    async def trim_when_due(self) -> None:
+        """Trim once an hour until cancelled."""
+        while True:
+            await self.trim()
+            await asyncio.sleep(_TRIM_EVERY_S)
 
     def _issue(self, row: Row[Any]) -> Outgoing:
         workspace, job = ids.encode("ws", row.workspace_id), ids.encode("job", row.job_id)

@@ -39,6 +39,9 @@ class SenderSettings(ServiceSettings, OutboundSettings, OAuthEndpoints, StorageS
     # A doubt is looked at after this, after 5 and 15 times this, then every 60 times this, and
     # once it is 1440 times as old every 1440 times this (domain/doubt.py).
     first_look_s: float = Field(default=60.0, gt=0)
+    # Longer than a campaign lasts, whose people may ask what became of a message. Who settled a
+    # doubt as what stays in the audit log.
+    doubt_retention_days: int = Field(default=180, ge=1)
     # How long after a lease's end a send request may still be under way at the provider, ours
     # (120 s, and once more after a refused token) included. Microsoft may still be filing it.
     gmail_destroy_after_s: float = Field(default=300.0, gt=0)
