@@ -1,4 +1,4 @@
-"""The gateway's groups of `paceline-admin`: workspace, key, publisher, quarantine."""
+"""The gateway's groups of `paceline-admin` on workspaces, keys, publishers and quarantine."""
 
 import asyncio
 import json
