@@ -13,7 +13,7 @@ from typing import Final
 from tests.chaos.diary import Diary, Mailbox
 from tests.chaos.evidence import Evidence, Job, Submission, by_job
 
-# A claim commits at most 50 ms before its slot (DESIGN §6.2).
+# A claim commits at most 50 ms before its slot.
 LEAD_S: Final = 0.05
 # What a provider's stamp may lag behind the first byte on a busy machine.
 SLACK_S: Final = 0.1

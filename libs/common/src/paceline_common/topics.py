@@ -41,7 +41,7 @@ class Topic:
         return f"{self.name.rstrip('.')}.dlq"
 
 
-_ID_ONLY: Final = timedelta(days=45)  # outlives the backup window, DESIGN §9
+_ID_ONLY: Final = timedelta(days=45)  # outlives the backup window
 _PERSONAL: Final = timedelta(days=2)
 
 LEAD_ENROLLED = Topic(

@@ -1,4 +1,4 @@
-"""How a submission whose fate is unknown is found out, not guessed (DESIGN §6.5).
+"""How a submission whose fate is unknown is found out, not guessed.
 
 *Sent* is proven by finding the message among the account's sent mail. *Unsent* is proven
 only by destroying the fence. Everything else proves nothing.

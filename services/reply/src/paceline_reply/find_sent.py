@@ -1,4 +1,4 @@
-"""Proof that a submission left: is the message among what the account has sent? (DESIGN §6.5)"""
+"""Proof that a submission left: is the message among what the account has sent?"""
 
 import asyncio
 from concurrent.futures import Executor

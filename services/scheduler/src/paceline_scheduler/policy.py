@@ -1,4 +1,4 @@
-"""A mailbox's pacing policy: what the gateway's settings mean, with the defaults of DESIGN §5."""
+"""A mailbox's pacing policy: what the gateway's settings mean, with the defaults."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

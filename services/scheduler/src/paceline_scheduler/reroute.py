@@ -1,4 +1,4 @@
-"""Follow-ups whose mailbox is gone: wait, go from another one, or end (DESIGN §5, stickiness)."""
+"""Follow-ups whose mailbox is gone: wait, go from another one, or end."""
 
 import asyncio
 from collections.abc import Callable, Sequence

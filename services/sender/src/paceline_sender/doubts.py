@@ -1,4 +1,4 @@
-"""Looks for proof about submissions in doubt; never guesses (DESIGN §6.5).
+"""Looks for proof about submissions in doubt; never guesses.
 
 *Sent* is proven by the message among the account's sent mail, or by an answer or a report that
 only it can have caused. *Unsent* is proven by one thing alone: this process destroyed the

@@ -1,5 +1,5 @@
 """When a mailbox has to be left alone for a while: hard bounces come in a row, or somebody
-complained (DESIGN §7)."""
+complained."""
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""How healthy a mailbox is, from what it sent lately: 100 less a penalty per fault (DESIGN §7).
+"""How healthy a mailbox is, from what it sent lately: 100 less a penalty per fault.
 
 Rates are the means of a Beta prior after what was seen: one bounce among few
 sends says little, and no bounce among few does not say "never".

@@ -1,4 +1,4 @@
-"""How far a mailbox has come, by numbers: 0 (connected) to 5 (DESIGN §7).
+"""How far a mailbox has come, by numbers: 0 (connected) to 5.
 
 Its owner may attest that a mailbox was in use before it came here: that counts
 as the deliveries, and as the score, of stage `ATTESTED`. Rates are never attested.

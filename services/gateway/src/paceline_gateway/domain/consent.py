@@ -1,4 +1,4 @@
-"""What a person is asked to consent to, leg by leg, and what each grant allows (DESIGN §6).
+"""What a person is asked to consent to, leg by leg, and what each grant allows.
 
 `docs/oauth-grants.md` is generated from `GRANTS`; a test holds it against what the
 providers say of these scopes.

@@ -55,7 +55,7 @@ DEFAULTS: Final[Mapping[Profile, Mapping[str, Any]]] = {
         "health_floor": False,
     },
 }
-"""DESIGN §5, per profile. Null is "off" where off means something: windows always open, no cap,
+"""Per profile. Null is "off" where off means something: windows always open, no cap,
 no ramp, no gate. A window whose `end` is not after its `start` closes on the next day."""
 
 KEYS: Final = tuple(_MAILBOX)

@@ -1,4 +1,4 @@
-"""The states of an enrollment (DESIGN §4): exactly one at every moment."""
+"""The states of an enrollment: exactly one at every moment."""
 
 from typing import Final, Literal
 

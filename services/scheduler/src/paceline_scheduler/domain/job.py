@@ -1,4 +1,4 @@
-"""The send job's state machine (DESIGN §4); the database's trigger holds the same table."""
+"""The send job's state machine; the database's trigger holds the same table."""
 
 from collections.abc import Mapping
 from typing import Final, Literal

@@ -272,7 +272,7 @@ TENANT = (
     "gate", "suspension", "receipt",
 )  # fmt: skip
 
-# The state machine of DESIGN §4. A message that cannot be built fails before its claim.
+# The state machine of `domain/job.py`. A message that cannot be built fails before its claim.
 GUARDS = (
     """
     CREATE FUNCTION scheduler.refuse_transition() RETURNS trigger LANGUAGE plpgsql AS $$

@@ -1,6 +1,6 @@
 """Every limit counted anew from the event list alone.
 
-It knows the rules as DESIGN §5 words them and shares no code with those that
+It knows the rules as they are promised and shares no code with those that
 decide: nothing of `domain`, `pacing` or `policy` is imported (import-linter
 contract `checker-apart`). Submissions are judged at the instant they began;
 caps, ceilings, windows and blackouts by what was in force when their slot was

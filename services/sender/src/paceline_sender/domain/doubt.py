@@ -1,4 +1,4 @@
-"""When to look for proof about a submission in doubt (DESIGN §6.5)."""
+"""When to look for proof about a submission in doubt."""
 
 import random
 from datetime import datetime, timedelta

@@ -4,7 +4,6 @@ import random
 from datetime import datetime, timedelta
 from typing import Final
 
-# DESIGN §6, "Soft failures".
 BACKOFF: Final = (
     timedelta(minutes=5),
     timedelta(minutes=15),
@@ -19,7 +18,7 @@ GIVE_UP_AFTER: Final = timedelta(hours=72)
 
 # PROVIDERS §7: a mailbox at its provider's limit is held for a day.
 LIMIT_HOLD: Final = timedelta(hours=24)
-# DESIGN §5, "Failed node": looked at again every 15 minutes.
+# A failed node is looked at again every 15 minutes.
 CONNECT_HOLD: Final = timedelta(minutes=15)
 CONNECT_FAILURES_BEFORE_HOLD: Final = 3
 

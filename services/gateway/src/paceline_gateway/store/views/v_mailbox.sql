@@ -1,5 +1,5 @@
 -- Purpose: settings of mailboxes without secrets, for everyone who paces, sends or reads.
--- `policy` holds only what was set; absent keys are the defaults of DESIGN §5. The workspace's
+-- `policy` holds only what was set; absent keys have the scheduler's defaults. The workspace's
 -- region says nothing about a mailbox in another country. `headers` are [[name, value], ...], after
 -- the workspace's. `tracking_domain` is null where opens and clicks are never tracked.
 CREATE OR REPLACE VIEW gateway.v_mailbox WITH (security_barrier) AS
