@@ -16,11 +16,6 @@ from typing import Annotated, Any, Final, NoReturn
 
 import typer
 from pydantic import SecretStr
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy import URL, Engine, create_engine
@@ -28,7 +23,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 
 from paceline_common.keys import KeyServiceError
-from paceline_common.settings import ServiceSettings
+from paceline_common.settings import Settings
 
 GROUP: Final = "paceline.admin"
 REFUSED: Final = 1
@@ -37,10 +32,8 @@ AWAY: Final = 3
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
-class AdminSettings(BaseSettings):
+class AdminSettings(Settings):
     """How the tool reaches the installation: as the principal `admin`, with its own passwords."""
-
-    model_config = SettingsConfigDict(env_prefix="PACELINE_", extra="ignore", frozen=True)
 
     postgres_host: str
     postgres_port: int = 5432
@@ -58,20 +51,6 @@ class AdminSettings(BaseSettings):
 
     # As the gateway has it: what is replayed by hand is checked as what arrives.
     accept_test_domains: bool = False
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The sources of the services' settings."""
-        return ServiceSettings.settings_customise_sources(
-            settings_cls, init_settings, env_settings, dotenv_settings, file_secret_settings
-        )
 
     @cached_property
     def engine(self) -> Engine:

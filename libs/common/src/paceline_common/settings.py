@@ -21,10 +21,30 @@ from pydantic_settings import (
 from sqlalchemy import URL
 
 
-class ServiceSettings(BaseSettings):
-    """What every service needs; a service adds its own fields in a subclass."""
+class Settings(BaseSettings):
+    """Where settings come from; what they are, a subclass says."""
 
     model_config = SettingsConfigDict(env_prefix="PACELINE_", extra="ignore", frozen=True)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order of the sources: arguments, environment, files of the secrets directory."""
+        directory = os.environ.get("PACELINE_SECRETS_DIR")
+        if not directory:
+            return init_settings, env_settings
+        files = SecretsSettingsSource(settings_cls, secrets_dir=Path(directory))
+        return init_settings, env_settings, files
+
+
+class ServiceSettings(Settings):
+    """What every service needs; a service adds its own fields in a subclass."""
 
     http_host: str = "127.0.0.1"
     http_port: int = Field(ge=0, le=65535)
@@ -59,22 +79,6 @@ class ServiceSettings(BaseSettings):
     failpoints: str = ""
     failpoints_dir: Path | None = None
     drain_grace_s: float = Field(default=20.0, ge=0)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Order of the sources: arguments, environment, files of the secrets directory."""
-        directory = os.environ.get("PACELINE_SECRETS_DIR")
-        if not directory:
-            return init_settings, env_settings
-        files = SecretsSettingsSource(settings_cls, secrets_dir=Path(directory))
-        return init_settings, env_settings, files
 
     @cached_property
     def postgres_url(self) -> URL:
