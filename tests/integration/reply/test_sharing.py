@@ -89,8 +89,10 @@ async def test_the_mailboxes_of_a_silent_instance_are_read_by_another(
     world: World, parts: Parts, boxes: list[int]
 ) -> None:
     parts = replace(parts, settings=parts.settings.model_copy(update={"lease_s": 2.0}))
-    # A process that was killed: it says nothing any more, and leaves nothing.
+    # A process that was stopped: it says nothing any more, and its session stands.
     ghost = "00000000-0000-4000-8000-000000000000"
+    key = "hashtext('reply.instance'), hashtext(%s)"
+    world.rows(f"SELECT pg_advisory_lock({key})", ghost)
     world.rows("INSERT INTO reply.instance (instance_id) VALUES (%s)", ghost)
     world.rows(
         "UPDATE reply.cursor SET reader = %s, reader_until = now() + interval '3 s'"
@@ -103,6 +105,7 @@ async def test_the_mailboxes_of_a_silent_instance_are_read_by_another(
     assert set(readers(world).values()) == {ghost}
     await until(lambda: shares(world) == [6] and ghost not in readers(world).values())
     await end(task)
+    world.rows(f"SELECT pg_advisory_unlock({key})", ghost)
 
 
 async def test_an_instance_that_lost_its_lease_stops_reading(
@@ -126,7 +129,8 @@ async def test_two_processes_share_and_a_killed_ones_mail_is_read_by_the_other(
     world: World, stack: Stack, boxes: list[int], tmp_path: Path
 ) -> None:
     environment = {
-        **os.environ, **stack.env("reply"), "PACELINE_LEASE_S": "3", "PACELINE_SUPERVISE_S": "0.5",
+        **os.environ, **stack.env("reply"), "PACELINE_LEASE_S": "600",
+        "PACELINE_SUPERVISE_S": "0.5",
         "PACELINE_HTTP_PORT": "0", "PACELINE_HOST_ALLOWLIST": "127.0.0.0/8",
     }  # fmt: skip
     log = (tmp_path / "reply.log").open("wb")

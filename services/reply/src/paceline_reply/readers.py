@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import uuid4
 
+from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paceline_common import failpoints, telemetry
 from paceline_common.db import Queries
@@ -15,6 +17,9 @@ from paceline_reply.domain.share import Key, Seen, plan
 from paceline_reply.reader import Parts, Reader
 
 _QUERIES: Final = Queries("paceline_reply")
+_LIVE: Final = text(
+    "SELECT pg_advisory_lock(hashtext('reply.instance'), hashtext(CAST(:instance AS text)))"
+)
 _log = telemetry.logger("readers")
 
 
@@ -28,9 +33,10 @@ class _Running:
 class Readers:
     """One reading task per active mailbox of this process's share, following the cursor table.
 
-    Processes share the mailboxes by leases in that table. A process that was stopped for
-    longer than its lease may read a mailbox beside its successor for a moment: it costs
-    connections, nothing else, since each message counts once.
+    Processes share the mailboxes by leases in that table. One that was killed loses them at
+    once, with the lock of its session; one that was stopped for longer than its lease may
+    read a mailbox beside its successor for a moment: it costs connections, nothing else,
+    since each message counts once.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -42,9 +48,22 @@ class Readers:
 
     async def run(self) -> None:
         """Follow the table until cancelled; raises what a reader dies of."""
+        async with self._parts.db.engine.connect() as session:
+            try:
+                await self._share(session)
+            finally:
+                # The lock is the session's; back in the pool it would keep it.
+                await session.invalidate()
+
+    async def _share(self, session: AsyncConnection) -> None:
+        await session.execute(_LIVE, {"instance": self._instance})
+        await session.commit()
         try:
             while True:
                 self.wake.clear()
+                # A session that is gone has taken the lock with it.
+                await session.scalar(text("SELECT 1"))
+                await session.commit()
                 await self._follow()
                 # Not `wait_for`: before Python 3.12 it loses a cancel that comes with the wake.
                 with contextlib.suppress(TimeoutError):
@@ -58,6 +77,7 @@ class Readers:
         silent_s = self._lease_s + self._parts.settings.supervise_s
         beat = {"instance": self._instance, "silent_s": silent_s}
         async with self._parts.db.transaction(worker=True) as tx:
+            await tx.execute(_QUERIES["bury_instances"])
             instances = int(await tx.scalar(_QUERIES["beat"], beat) or 1)
             rows = (await tx.execute(_QUERIES["list_cursors"])).all()
         wanted = {(row.workspace_id, row.mailbox_id): int(row.version) for row in rows}

@@ -14,7 +14,7 @@ class ReplySettings(ServiceSettings, OutboundSettings, OAuthEndpoints):
     that a message lies unread when a server's push does not come.
     `api_poll_s`: how often Gmail and Graph are asked, give or take a fifth;
     `api_concurrency`: how many of their calls are under way at once.
-    `lease_s`: how long a mailbox stays this process's when it falls silent.
+    `lease_s`: how long a mailbox stays this process's when it falls silent without ending.
     """
 
     thread_life_days: int = Field(default=90, ge=1)

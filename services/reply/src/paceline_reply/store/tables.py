@@ -48,7 +48,10 @@ class Cursor(Base):  # type: ignore[misc, valid-type]
 
 
 class Instance(Base):  # type: ignore[misc, valid-type]
-    """A running reply process; its `beat_at` stops when it does. Not a tenant's row."""
+    """A running reply process; its `beat_at` stops when it does. Not a tenant's row.
+
+    It holds the advisory lock ('reply.instance', instance_id) while it lives.
+    """
 
     __tablename__ = "instance"
 
