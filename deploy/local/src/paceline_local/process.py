@@ -120,8 +120,12 @@ class Processes:
                 start_new_session=True,
             )
         self._children[child.pid] = child
-        ticks = _start_ticks(child.pid)
-        record = Record(name, child.pid, -1 if ticks is None else ticks, _boot(), print_)
+        return self.adopt(name, child.pid, print_=print_)
+
+    def adopt(self, name: str, pid: int, *, print_: str) -> Record:
+        """Record a process that somebody else has started, and reaps, as `name`."""
+        ticks = _start_ticks(pid)
+        record = Record(name, pid, -1 if ticks is None else ticks, _boot(), print_)
         temporary = self._path(name).with_suffix(".new")
         temporary.write_text(json.dumps(asdict(record)))
         temporary.replace(self._path(name))

@@ -64,6 +64,9 @@ class ServiceSettings(Settings):
     kafka_bootstrap: str
     kafka_user: str
     kafka_password: SecretStr
+    # For so long the partitions of a consumer that was killed are nobody's; the broker's
+    # group.min.session.timeout.ms is the least.
+    kafka_session_timeout_s: float = Field(default=10.0, ge=1)
     event_attempts: int = Field(default=3, ge=1)
     quarantine_limit: int = Field(default=50, ge=1)
     quarantine_window_s: float = Field(default=60.0, gt=0)

@@ -120,6 +120,7 @@ class Subscriber:
         self._db = db
         self._metrics = metrics
         self._attempts = settings.event_attempts
+        self._session_ms = int(settings.kafka_session_timeout_s * 1000)
         self._limits: defaultdict[str, RateLimit] = defaultdict(
             lambda: RateLimit(settings.quarantine_limit, settings.quarantine_window_s)
         )
@@ -154,6 +155,8 @@ class Subscriber:
             decoder=_decode,
             auto_offset_reset="earliest",
             max_poll_interval_ms=int(self.subscription.max_poll_interval_s * 1000),
+            session_timeout_ms=self._session_ms,
+            heartbeat_interval_ms=self._session_ms // 3,
             listener=_WaitForBatch(self._free),
             no_reply=True,
         )
