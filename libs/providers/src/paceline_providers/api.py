@@ -23,7 +23,14 @@ import msgspec
 
 from paceline_providers.base import Deferred, InDoubt, Milestone, Unsent, UnsentReason
 from paceline_providers.classes import OutcomeClass
-from paceline_providers.proof import Now, TokenRefused, Tokens, TokenUnavailable, Unavailable
+from paceline_providers.proof import (
+    TOKENS_TRIED,
+    Now,
+    TokenRefused,
+    Tokens,
+    TokenUnavailable,
+    Unavailable,
+)
 
 _BLOCK_BYTES: Final = 64 * 1024
 _TRIES: Final = 3
@@ -186,7 +193,8 @@ class Api:
         """Make the call that submits a message: it leaves once, whatever happens to it.
 
         Only an answer 401, which proves that the server did nothing, makes it leave again
-        with a new token, `before_mail_from` being asked again. An answer 5xx is a `Reply`.
+        with another token (`proof.TOKENS_TRIED` at most), `before_mail_from` being asked again. An
+        answer 5xx is a `Reply`.
         """
         answer = await self._signed(call, before_mail_from, on_milestone)
         if isinstance(answer, Reply):
@@ -210,20 +218,22 @@ class Api:
         except (TokenRefused, TokenUnavailable) as failure:
             return _no_token(failure)
         answer = await _Request(self, call, token, ask, on_milestone).run()
-        if isinstance(answer, Lost) or answer.status != 401:
-            return answer
-        try:
-            token = await self.tokens(token)
-        except TokenRefused:
-            return answer
-        except TokenUnavailable as failure:
-            again: Reply | Lost = _no_token(failure)
-        else:
-            again = await _Request(self, call, token, ask, on_milestone).run()
-        if isinstance(again, Lost) and again.reached == "nothing":
-            # Nothing of the second request left, but the first one had.
-            return replace(again, reached="part", outcome_class=OutcomeClass.SOFT)
-        return again
+        for _ in range(TOKENS_TRIED - 1):
+            if isinstance(answer, Lost) or answer.status != 401:
+                break
+            try:
+                token = await self.tokens(token)
+            except TokenRefused:
+                break
+            except TokenUnavailable as failure:
+                again: Reply | Lost = _no_token(failure)
+            else:
+                again = await _Request(self, call, token, ask, on_milestone).run()
+            if isinstance(again, Lost) and again.reached == "nothing":
+                # Nothing of this request left, but the one before had.
+                return replace(again, reached="part", outcome_class=OutcomeClass.SOFT)
+            answer = again
+        return answer
 
 
 class _Request:

@@ -91,6 +91,12 @@ class ApiProvider(Provider, Prover, Protocol):
         ...
 
 
+# How many access tokens are tried before their refusal says something of the grant: what
+# stands in for the first may be another process's, which was refused as well meanwhile (a provider
+# may end all tokens before their time); for the second it is a new one.
+TOKENS_TRIED: Final = 3
+
+
 class Tokens(Protocol):
     """Gives access tokens of one grant; keeps and refreshes them as it sees fit."""
 

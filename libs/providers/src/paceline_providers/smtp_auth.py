@@ -7,7 +7,7 @@ from typing import Final, Literal
 import aiosmtplib
 from aiosmtplib import SMTPAuthenticationError
 
-from paceline_providers.proof import Tokens
+from paceline_providers.proof import TOKENS_TRIED, Tokens
 
 Auth = Literal["auto", "plain", "login", "cram-md5", "xoauth2", "oauthbearer"]
 
@@ -23,8 +23,8 @@ async def sign_in(
 ) -> None:
     """Sign in; return when the server says 235.
 
-    `secret` is a password, or the tokens of a grant, of which one that the server refuses is
-    renewed once. `auto` takes PLAIN, else LOGIN, else CRAM-MD5; in the clear CRAM-MD5 comes
+    `secret` is a password, or the tokens of a grant, of which as many are tried as
+    `TOKENS_TRIED` says. `auto` takes PLAIN, else LOGIN, else CRAM-MD5; in the clear CRAM-MD5 comes
     first, for it keeps the password to itself; with a grant XOAUTH2, else OAUTHBEARER. Raises
     `NotOffered`, aiosmtplib's errors, and what tokens raise.
     """
@@ -34,13 +34,17 @@ async def sign_in(
         await _with_password(client, method, username, secret)
         return
     token = await secret()
-    try:
-        await _with_token(client, method, username, token)
-    except SMTPAuthenticationError as refusal:
-        # 454 says "not now" of a good token.
-        if refusal.code < 500:
-            raise
-        await _with_token(client, method, username, await secret(token))
+    for _ in range(TOKENS_TRIED - 1):
+        try:
+            await _with_token(client, method, username, token)
+        except SMTPAuthenticationError as refusal:
+            # 454 says "not now" of a good token.
+            if refusal.code < 500:
+                raise
+            token = await secret(token)
+        else:
+            return
+    await _with_token(client, method, username, token)
 
 
 def _chosen(offered: Sequence[str], auth: Auth, *, by_token: bool, encrypted: bool) -> Auth:

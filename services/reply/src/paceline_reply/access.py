@@ -18,7 +18,7 @@ from paceline_common.tokens import SealedTokens
 from paceline_providers.gmail import GmailProvider
 from paceline_providers.graph import GraphProvider
 from paceline_providers.oauth import Grant, GrantTokens, TokenEndpoint, TokenStore
-from paceline_providers.proof import TokenRefused, TokenUnavailable
+from paceline_providers.proof import TOKENS_TRIED, TokenRefused, TokenUnavailable
 from paceline_reply.settings import ReplySettings
 from paceline_reply.sources.api import Pace
 from paceline_reply.sources.base import Source, SourceError
@@ -137,18 +137,20 @@ class Doors:
         """Connect to a mailbox's IMAP server and sign in; raise `SourceError`."""
         assert access.imap is not None
         secret = access.password
-        for attempt in (1, 2):
+        refused: str | None = None
+        for attempt in range(1, TOKENS_TRIED + 1):
             if access.tokens is not None:
-                secret = await _token(access.tokens, secret if attempt == 2 else None)
+                secret = refused = await _token(access.tokens, refused)
             try:
                 return await open_session(
                     access.imap, secret, resolve=self._resolve, tls=self._tls, threads=threads
                 )
             except SourceError as error:
-                # A server may end a token before its time: another one, once.
-                if access.tokens is None or error.code != "auth_failed" or attempt == 2:
+                # A server may end a token before its time.
+                last = access.tokens is None or attempt == TOKENS_TRIED
+                if last or error.code != "auth_failed":
                     raise
-        raise AssertionError("the second attempt returns or raises")
+        raise AssertionError("the last attempt returns or raises")
 
     def source(self, access: Access, pace: Pace, threads: Executor) -> Source:
         """Return what reads a mailbox: an API at `pace`, IMAP in `threads`."""
