@@ -35,6 +35,8 @@ KINDS: Final = {"ordinary": 72, "unknown": 6, "late": 4, "reply": 12, "unsubscri
 STEP_2_DELAY_S: Final = 6
 _PATIENCE_S: Final = 180.0
 _TESTS: Final = 5
+# Longer than it takes until a mailbox that is new has a reader.
+_READ_S: Final = 5.0
 _MARKER: Final = "chaos step {step}"
 _DAY_MINUTES: Final = 24 * 60
 _WINDOWS: Final = 45
@@ -327,10 +329,12 @@ class Customer:
         self.diary.leads += leads
 
     async def connect_spare(self) -> None:
-        """Connect one more mailbox, which sends for nobody."""
+        """Connect one more mailbox, which sends for nobody, and disconnect it when it was read."""
         spare = self.spare("smtp")
         await self.set_password(spare.email, PASSWORD)
         await self._connect(spare)
+        await asyncio.sleep(_READ_S)
+        await self.disconnect(spare)
 
     def spare(self, kind: str) -> Mailbox:
         """Return one more mailbox, not connected; nobody has its account."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 from typing import Final
 
 import httpx
@@ -26,6 +27,7 @@ from paceline_local.parts.kafka import Kafka
 from paceline_local.ports import LOOPBACK
 from paceline_local.process import wait_until
 from paceline_local.stack import Stack
+from tests.chaos import nursery
 from tests.chaos.proxies import PROCESS as TOXIPROXY
 from tests.chaos.proxies import Proxies
 
@@ -53,12 +55,16 @@ SETTINGS: Final[Mapping[str, Mapping[str, str]]] = {
 
 
 class _ProxiedKafka(Kafka):
-    """The broker as ever, but everybody is told to come by way of the proxy."""
+    """The broker as ever, but everybody is told to come by way of the proxy.
+
+    A consumer that was killed is given up soon: until then its topics stand still.
+    """
 
     def _config(self) -> str:
         ports = self._site.ports
         own = f"advertised.listeners=SASL_PLAINTEXT://{LOOPBACK}:"
-        return super()._config().replace(f"{own}{ports['kafka']}", f"{own}{ports['kafka_via']}")
+        settings = super()._config().replace(f"{own}{ports['kafka']}", f"{own}{ports['kafka_via']}")
+        return f"{settings}\ngroup.min.session.timeout.ms=1000\n"
 
 
 class ChaosStack(Stack):
@@ -88,6 +94,10 @@ class Instance:
         # Every pid it had: whoever took an order is told by one that may be gone.
         self.pids: list[int] = []
         self.orders = stack.layout.run / "orders" / service
+        # Whoever looks after it and whoever heals the house may start it at once.
+        self._one = Lock()
+        self._nursery = f"{self.name}-nursery"
+        self._door = stack.layout.run / "doors" / self.name
         self.clock = stack.layout.run / "clock" / self.name
 
     @property
@@ -102,15 +112,32 @@ class Instance:
 
     def spawn(self) -> None:
         """Start the process, unless it runs; does not wait for it."""
-        if (pid := self.pid) is not None:
+        with self._one:
+            if (pid := self.pid) is None:
+                self._open_nursery()
+                pid = nursery.ask(self._door)
+                self._stack.processes.adopt(self.name, pid, print_="")
             if pid not in self.pids:
                 self.pids.append(pid)
+
+    def _open_nursery(self) -> None:
+        processes = self._stack.processes
+        if processes.find(self._nursery) is not None:
             return
-        argv = [sys.executable, "-m", f"paceline_{self.service}"]
-        record = self._stack.processes.spawn(
-            self.name, argv, print_="", env=self._environment(), cwd=REPOSITORY
-        )
-        self.pids.append(record.pid)
+        self._door.parent.mkdir(exist_ok=True)
+        self._door.unlink(missing_ok=True)
+        log = str(processes.log_path(self.name))
+        argv = [
+            sys.executable, "-m", nursery.__name__, self.service, str(self._door), log,
+        ]  # fmt: skip
+        processes.spawn(self._nursery, argv, print_="", env=self._environment(), cwd=REPOSITORY)
+        self._stack.await_answer(self._nursery, self._door.exists, _READY_S)
+
+    def end(self) -> None:
+        """End the process, and what starts it."""
+        for name in (self.name, self._nursery):
+            steps = ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0))
+            self._stack.processes.stop(name, steps)
 
     def ready(self) -> bool:
         """Tell whether it says that all it needs is there."""
@@ -151,6 +178,8 @@ class Instance:
             "PACELINE_HTTP_PORT": str(ports[self.name]),
             "PACELINE_FAILPOINTS_DIR": str(self.orders),
             "PACELINE_DRAIN_GRACE_S": "5",
+            "PACELINE_KAFKA_SESSION_TIMEOUT_S": "5",
+            "PACELINE_LOCK_TIMEOUT_MS": "2000",
             "PACELINE_STATEMENT_TIMEOUT_MS": "8000",
             "PYTHONUNBUFFERED": "1",
             "LD_PRELOAD": str(_FAKETIME),
@@ -246,7 +275,8 @@ class House:
         """Start the instances that do not run, and wait until each is ready."""
         for one in self.instances:
             one.send(signal.SIGCONT)
-            one.spawn()
+        with ThreadPoolExecutor(len(self.instances)) as pool:
+            list(pool.map(Instance.spawn, self.instances))
         for one in self.instances:
             self.stack.await_answer(one.name, one.ready, _READY_S)
 
@@ -261,10 +291,7 @@ class House:
         for one in self.instances:
             one.send(signal.SIGCONT)
         with ThreadPoolExecutor(len(self.instances)) as pool:
-            list(pool.map(self._end, self.instances))
-
-    def _end(self, one: Instance) -> None:
-        self.stack.processes.stop(one.name, ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)))
+            list(pool.map(Instance.end, self.instances))
 
     # ---- orders to failpoints
 
