@@ -77,8 +77,8 @@ class Acts:
             "reply.before_inbound_commit": self._reply,
             "reply.after_inbound_commit": self._reply,
             "reply.after_cursor_moved": self._reply,
-            "bounce.before_health_commit": self._reply,
-            "bounce.after_health_commit": self._reply,
+            "bounce.before_health_commit": self._measure,
+            "bounce.after_health_commit": self._measure,
             "send-deferred": fault("provider_throttles"),
             "send-in-doubt": after("sender.after_mail_from"),
             "sender.after_abandoned": after("sender.after_mail_from"),
@@ -162,6 +162,10 @@ class Acts:
 
     async def _reply(self) -> None:
         await self._customer.enroll(3, kind="reply")
+
+    async def _measure(self) -> None:
+        """Let mailboxes' health be due for another look, as a day that ends would."""
+        await asyncio.to_thread(self._ledger.age_health)
 
     async def _cool(self) -> None:
         """Have a mailbox that cools down after one bounce write to nobody."""

@@ -96,6 +96,15 @@ class Ledger:
             ).fetchone() or (0,)
         return int(count)
 
+    def age_health(self) -> None:
+        """Let the health of all mailboxes be due to be computed anew."""
+        with self._connect() as db:
+            db.execute(
+                "UPDATE bounce.mailbox_health SET recompute_at = clock_timestamp()"
+                " WHERE workspace_id = %s",
+                [self._workspace],
+            )
+
     def about_to_leave(self) -> list[str]:
         """Return the addresses of jobs whose slot is leased and still to come."""
         with self._connect() as db:
