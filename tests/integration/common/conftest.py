@@ -166,7 +166,8 @@ def clean(parts: Parts) -> Parts:
     """The parts, running, with empty tables."""
     parts.start("postgres")
     parts.start("kafka")
-    parts.admin_sql("TRUNCATE scratch.effect, scratch.outbox, scratch.inbox, scratch.quarantine")
+    for table in ("effect", "outbox", "inbox", "quarantine"):
+        parts.admin_sql(f"DELETE FROM scratch.{table}")
     return parts
 
 

@@ -50,11 +50,24 @@ DEMO_POLICY = {
 }
 HASHER = AddressHasher(b"k" * 32)
 FREE_MAIL = frozenset({"gmail.com", "free.test"})
-SCHEDULER_TABLES = (
-    "receipt, send_job, slot, enrollment, lead, address, mailbox_budget, account_budget,"
-    " domain_budget, recipient_budget, campaign_policy, node_recheck, decision, shard, pace_change,"
-    " gate, suspension, outbox, inbox, quarantine"
-)
+# Rows go, one by one: to empty 60 tables and their indexes by TRUNCATE takes a second, most tests
+# a tenth of one. Foreign keys are triggers, so the order of the tables does not matter.
+_CLEAN = """
+DO $$
+DECLARE
+    it record;
+BEGIN
+    SET LOCAL session_replication_role = replica;
+    FOR it IN SELECT schemaname, tablename FROM pg_tables
+              WHERE schemaname IN ('scheduler', 'gateway') AND tablename <> 'alembic_version'
+    LOOP
+        EXECUTE 'DELETE FROM ' || it.schemaname || '.' || it.tablename;
+    END LOOP;
+    PERFORM setval(s.seqrelid, s.seqstart, false)
+    FROM pg_sequence AS s JOIN pg_class AS c ON c.oid = s.seqrelid
+    WHERE c.relnamespace IN ('scheduler'::regnamespace, 'gateway'::regnamespace);
+END $$
+"""
 
 
 @dataclass
@@ -75,9 +88,7 @@ class World:
         return row[0] if len(row) == 1 else row
 
     def clean(self) -> None:
-        names = ", ".join(f"scheduler.{name.strip()}" for name in SCHEDULER_TABLES.split(","))
-        self.sql(f"TRUNCATE {names} RESTART IDENTITY CASCADE")
-        self.sql("TRUNCATE gateway.workspace, gateway.publisher RESTART IDENTITY CASCADE")
+        self.sql(_CLEAN)
 
     def settings(self, role: str, pool: int = 10) -> ServiceSettings:
         return ServiceSettings(

@@ -134,7 +134,8 @@ def test_database_and_domain_agree_on_how_enrollments_end(world: World) -> None:
         for new in enrollment.STATES:
             if new == "active":
                 continue
-            world.sql("TRUNCATE enrollment, send_job, lead, address, slot, mailbox_budget CASCADE")
+            world.clean()
+            world.workspace()
             world.reserved(1)
             if old != "active":
                 world.sql(
