@@ -25,7 +25,6 @@ _WRONG: Final = "forgotten-Heron-5"
 _FIRST_S: Final = 9.0
 # Longer than a scheduler takes to see who is gone, or throttled (`reroute`, `throttle`).
 _SEEN_S: Final = 20.0
-_TRIES: Final = 6
 _SPACINGS_S: Final = (0.02, 0.03)
 
 
@@ -199,14 +198,8 @@ class Acts:
         box = self._customer.spare(self._rng.choice(("gmail", "graph")))
         separate = self._rng.random() < 0.5
         await asyncio.to_thread(self._customer.accounts_for, [box])
-        for _ in range(_TRIES):
-            # A trip that an outage ended cannot be gone on with: another link.
-            with suppress(NoSuchButton, httpx.HTTPError, Refused):
-                await self._customer.consent(box, separate=separate)
-                break
-            await asyncio.sleep(1)
-        if box.mailbox_id:
-            await self._customer.disconnect(box)
+        await self._customer.connect_account(box, separate=separate)
+        await self._customer.disconnect(box)
 
     async def _short_campaign(self) -> None:
         """Enroll into a campaign without steps, give it some, start it, stop it."""

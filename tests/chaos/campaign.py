@@ -18,7 +18,7 @@ from typing import Any, Final
 import httpx
 
 from paceline_demo.admin import Admin
-from paceline_demo.browser import Browser
+from paceline_demo.browser import Browser, NoSuchButton
 from paceline_local.parts.mailhost import User
 from tests.chaos.diary import Diary, Held, Lead, Mailbox, Suppressed
 from tests.chaos.house import House
@@ -35,6 +35,7 @@ KINDS: Final = {"ordinary": 72, "unknown": 6, "late": 4, "reply": 12, "unsubscri
 STEP_2_DELAY_S: Final = 6
 _PATIENCE_S: Final = 180.0
 _TESTS: Final = 5
+_LINKS: Final = 6
 # Longer than it takes until a mailbox that is new has a reader.
 _READ_S: Final = 5.0
 _MARKER: Final = "chaos step {step}"
@@ -207,7 +208,7 @@ class Customer:
 
     async def _connect(self, mailbox: Mailbox) -> None:
         if mailbox.kind != "smtp":
-            await self.consent(mailbox)
+            await self.connect_account(mailbox)
             return
         ports = self._house.stack.ports
         server = {"host": "127.0.0.1", "username": mailbox.email, "password": PASSWORD}
@@ -225,11 +226,22 @@ class Customer:
                 raise
             mailbox.mailbox_id = refused.problem["mailbox_id"]
 
-    async def consent(self, mailbox: Mailbox, *, separate: bool = False) -> None:
+    async def connect_account(self, mailbox: Mailbox, *, separate: bool = False) -> None:
         """Connect a mailbox as its owner does: by the provider's pages, once or for each leg.
 
-        Raises `Refused` with what the flow ended with, and `NoSuchButton` where it led nowhere.
+        What an outage ended cannot be gone on with: another link, some times.
         """
+        for left in reversed(range(_LINKS)):
+            try:
+                await self._consent(mailbox, separate=separate)
+            except (Refused, NoSuchButton, httpx.HTTPError):
+                if not left:
+                    raise
+                await asyncio.sleep(1)
+            else:
+                return
+
+    async def _consent(self, mailbox: Mailbox, *, separate: bool) -> None:
         settings = {
             "display_name": mailbox.email.partition("@")[0], "policy": _policy(mailbox),
         }  # fmt: skip
