@@ -139,6 +139,40 @@ async def test_keys_made_anew_after_destruction_do_not_open_what_the_old_ones_se
         await service("sender").open("send", workspace, sealed, table="mailbox", row=9)
 
 
+async def test_a_batch_of_sealed_values_opens_as_each_of_them_does(
+    service: Service, workspace: int
+) -> None:
+    gateway, sender = service("gateway"), service("sender")
+    values = {
+        row: await gateway.seal("send", workspace, b"%d" % row, table="mailbox", row=row)
+        for row in (1, 2, 3)
+    }
+    good = await sender.open_all("send", workspace, values, table="mailbox")
+    assert good == {1: b"1", 2: b"2", 3: b"3"}
+    # Moved; and no sealed value at all.
+    moved = await sender.open_all(
+        "send", workspace, {1: values[1], 2: values[3], 3: b"?"}, table="mailbox"
+    )
+    assert moved.pop(1) == b"1"
+    assert all(isinstance(one, SealBroken) for one in moved.values())
+    assert moved.keys() == {2, 3}
+    assert await sender.open_all("send", workspace, {}, table="mailbox") == {}
+
+
+async def test_a_value_whose_key_does_not_unwrap_spoils_no_other_of_its_batch(
+    service: Service, workspace: int
+) -> None:
+    gateway, sender = service("gateway"), service("sender")
+    good = await gateway.seal("send", workspace, PASSWORD, table="mailbox", row=1)
+    bad = await gateway.seal("send", workspace, PASSWORD, table="mailbox", row=2)
+    # In the last characters of the wrapped key.
+    end = 3 + int.from_bytes(bad[1:3], "big")
+    altered = bad[: end - 4] + (b"AAAA" if bad[end - 4 : end] != b"AAAA" else b"BBBB") + bad[end:]
+    opened = await sender.open_all("send", workspace, {1: good, 2: altered}, table="mailbox")
+    assert opened[1] == PASSWORD
+    assert isinstance(opened[2], SealBroken)
+
+
 async def test_macs_of_a_batch_verify_in_their_order_and_for_no_other_message(
     service: Service,
 ) -> None:

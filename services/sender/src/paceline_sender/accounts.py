@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Row
 
@@ -10,6 +10,8 @@ from paceline_common.db.session import Database
 from paceline_common.db.sql import Queries
 from paceline_common.keys import KeyService, SealBroken
 from paceline_sender.transport import Account
+
+_TABLE: Final = "mailbox"
 
 
 class Accounts:
@@ -54,7 +56,26 @@ async def opened(
     keys: KeyService, workspace_id: int, mailbox_id: int, sealed: bytes
 ) -> Mapping[str, Any]:
     """Open a mailbox's sending credential; raise `SealBroken` for one that is not what it was."""
-    plain = await keys.open("send", workspace_id, bytes(sealed), table="mailbox", row=mailbox_id)
+    plain = await keys.open("send", workspace_id, bytes(sealed), table=_TABLE, row=mailbox_id)
+    return _credential(plain)
+
+
+async def opened_all(
+    keys: KeyService, workspace_id: int, sealed: Mapping[int, bytes]
+) -> dict[int, Mapping[str, Any] | SealBroken]:
+    """Open the sending credentials of a workspace's mailboxes; the error for a broken one."""
+    found: dict[int, Mapping[str, Any] | SealBroken] = {}
+    for mailbox_id, plain in (
+        await keys.open_all("send", workspace_id, sealed, table=_TABLE)
+    ).items():
+        try:
+            found[mailbox_id] = plain if isinstance(plain, SealBroken) else _credential(plain)
+        except SealBroken as broken:
+            found[mailbox_id] = broken
+    return found
+
+
+def _credential(plain: bytes) -> Mapping[str, Any]:
     try:
         credential = json.loads(plain)
     except ValueError:

@@ -23,7 +23,7 @@ from paceline_common.keys import KeyService, KeyServiceError, SealBroken
 from paceline_common.storage import StorageUnavailable
 from paceline_common.telemetry import Metrics
 from paceline_providers.base import Fence, ThreadHint
-from paceline_sender.accounts import account_of, opened
+from paceline_sender.accounts import account_of, opened_all
 from paceline_sender.compose import Built, Composer, Macs, Unbuildable
 from paceline_sender.domain import message
 from paceline_sender.domain.outcome import REMEDIES, Answer
@@ -233,20 +233,19 @@ class Preparer:
         self, rows: Sequence[Row[Any]]
     ) -> dict[tuple[int, int], Mapping[str, Any] | SealBroken | None]:
         """Return each mailbox's credential; None without a mailbox, the error if it is broken."""
-        sealed = {(row.workspace_id, row.mailbox_id): row.credential for row in rows}
-
-        async def one(
-            mailbox: tuple[int, int], value: bytes | None
-        ) -> Mapping[str, Any] | SealBroken | None:
-            if value is None:
-                return None
-            try:
-                return await opened(self._keys, *mailbox, value)
-            except SealBroken as error:
-                return error
-
-        found = await asyncio.gather(*(one(*item) for item in sealed.items()))
-        return dict(zip(sealed, found, strict=True))
+        found: dict[tuple[int, int], Mapping[str, Any] | SealBroken | None] = {}
+        sealed: dict[int, dict[int, bytes]] = {}
+        for row in rows:
+            if row.credential is None:
+                found[row.workspace_id, row.mailbox_id] = None
+            else:
+                sealed.setdefault(row.workspace_id, {})[row.mailbox_id] = bytes(row.credential)
+        answers = await asyncio.gather(
+            *(opened_all(self._keys, workspace, values) for workspace, values in sealed.items())
+        )
+        for workspace, credentials in zip(sealed, answers, strict=True):
+            found |= {(workspace, mailbox): one for mailbox, one in credentials.items()}
+        return found
 
     # ---- one job
 
