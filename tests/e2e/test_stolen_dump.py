@@ -310,6 +310,12 @@ def _seals(stack: Stack, ws: int) -> Iterator[Sealed]:
         for row in tx.execute("SELECT * FROM gateway.oauth_flow WHERE held_credential NOTNULL"):
             context = f"{ws}/mailbox/{row['held']['mailbox_id']}/send"
             yield Sealed("held consent", f"send-{ws}", context, bytes(row["held_credential"]))
+        for row in tx.execute("SELECT * FROM gateway.oauth_secret"):
+            app = f"{row['provider']}/{row['client_id']}"
+            for scope in ("send", "read"):
+                context = f"{ws}/oauth_secret/{app}/{scope}"
+                value = bytes(row[f"{scope}_sealed"])
+                yield Sealed(f"secret of {app} {scope}", f"{scope}-{ws}", context, value)
         for table, whose in (("oauth_app", ws), ("oauth_installation_app", 0)):
             for row in tx.execute(f"SELECT * FROM gateway.{table}".encode()):
                 context = f"{whose}/{table}/{row['provider']}/gateway"
@@ -326,8 +332,9 @@ async def test_what_is_sealed_opens_with_its_own_key_only(house: House) -> None:
         if vault.secrets.transit.read_key(name)["data"]["supports_decryption"]
     ]
     sealed = _sealed(house)
-    # Four mailboxes with two legs, three of them refreshed by both services, and the rest.
-    assert len(sealed) == 8 + 6 + 1 + 2, [one.where for one in sealed]
+    # Four mailboxes with two legs, three of them refreshed by both services, two apps for both
+    # legs, and the rest.
+    assert len(sealed) == 8 + 6 + 4 + 1 + 2, [one.where for one in sealed]
     neighbours = [name for name in keys if name.startswith(("send-", "read-"))]
     assert len(neighbours) >= 4
     opened = ""

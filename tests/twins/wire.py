@@ -38,7 +38,7 @@ class Fault:
     """What the twin does wrong with the next `times` requests of one `operation` ("any": all).
 
     `mailbox` narrows it to one, `share` to so many of them, drawn at random (0 to 1);
-    `status`, `code`, `message` and `retry_after_s` make the answer.
+    `status`, `code`, `message`, `retry_after_s` and more `headers` make the answer.
     """
 
     operation: str
@@ -51,6 +51,7 @@ class Fault:
     message: str = "The service is unavailable."
     retry_after_s: int | None = None
     delay_s: float = 0.05
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass

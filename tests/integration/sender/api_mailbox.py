@@ -18,6 +18,7 @@ from tests.twins.graph import server as graph
 from paceline_common.clock import SystemClock
 from paceline_common.db import Database
 from paceline_common.keys import KeyService
+from paceline_common.tokens import APP_TABLE, app_row
 from paceline_sender.settings import SenderSettings
 from paceline_sender.transport import MailTransport
 
@@ -69,10 +70,9 @@ class Api:
         granted = self.identity.grant(
             world.email, scopes if self.kind == "gmail" else frozenset(scopes)
         )
-        client = google if self.kind == "gmail" else microsoft
         oauth = {
-            "client_id": client.CLIENT_ID,
-            "client_secret": client.CLIENT_SECRET,
+            "client_id": self.client_id,
+            "client_secret": self.identity.clients[self.client_id],
             "refresh_token": granted["refresh_token"],
             "access_token": granted["access_token"],
             "expires_at": (datetime.now(UTC) + access_lasts).isoformat(),
@@ -96,8 +96,28 @@ class Api:
         provider = "google" if self.kind == "gmail" else "microsoft"
         return {
             "provider": provider, "scopes": list(scopes), "tenant": None, "account": "1",
-            "app": "installation", "client_id": "twin",
+            "app": "workspace", "client_id": self.client_id,
         }  # fmt: skip
+
+    @property
+    def client_id(self) -> str:
+        """The app that the mailbox is connected through."""
+        return google.CLIENT_ID if self.kind == "gmail" else microsoft.CLIENT_ID
+
+    async def set_app_secret(self, secret: str) -> None:
+        """Set the app's secret in Paceline, as the gateway's API publishes it."""
+        provider = "google" if self.kind == "gmail" else "microsoft"
+        sealed = await self.keys.seal(
+            "send", self.world.workspace_id, secret.encode(), table=APP_TABLE,
+            row=app_row(provider, self.client_id),
+        )  # fmt: skip
+        self.world.rows(
+            "INSERT INTO gateway.oauth_secret (workspace_id, provider, client_id, send_sealed,"
+            " read_sealed, set_at) VALUES (%s, %s, %s, %s, 'x', now())"
+            " ON CONFLICT (workspace_id, provider, client_id) DO UPDATE"
+            " SET send_sealed = excluded.send_sealed",
+            self.world.workspace_id, provider, self.client_id, sealed,
+        )  # fmt: skip
 
     def expire(self) -> None:
         """Let the access token be too old."""

@@ -37,6 +37,7 @@ from paceline_sender.attachments import AttachmentLoader
 from paceline_sender.compose import Composer
 from paceline_sender.domain.outcome import Answer
 from paceline_sender.drafts import Drafts
+from paceline_sender.intents import Intents
 from paceline_sender.job import Job, Session
 from paceline_sender.metrics import METRICS
 from paceline_sender.prepare import Preparer
@@ -133,6 +134,10 @@ class FakeSession:
             return None
         self.transport.made.append(f"draft-{len(self.transport.made) + 1}")
         return Fence("gmail", self.transport.made[-1])
+
+    @property
+    def makes_drafts(self) -> bool:
+        return self.transport.drafts
 
     async def discard(self, fence: Fence) -> bool:
         self.transport.discarded.append(fence.draft_id)
@@ -446,7 +451,12 @@ async def make_sender(
             instance_id=instance_id,
             jobs_per_batch=100,
         )
-        drafts = Drafts(db, Accounts(db, service), transport, every_s=0.2)
+        accounts = Accounts(db, service)
+        drafts = Drafts(db, accounts, transport, every_s=0.2)
+        intents = Intents(
+            db, accounts, transport, service, first_look=timedelta(minutes=1), late_by={},
+            every_s=0.2, jobs_per_batch=100,
+        )  # fmt: skip
         preparer = Preparer(
             db,
             service,
@@ -461,6 +471,7 @@ async def make_sender(
                 message_max_bytes=settings.message_max_bytes,
             ),
             drafts=drafts,
+            intents=intents,
             prepare_ahead=timedelta(seconds=10),
             jobs_per_batch=100,
         )

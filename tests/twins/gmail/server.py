@@ -123,7 +123,7 @@ class GmailTwin(Machine):
 
     def faulty_answer(self, fault: Fault) -> Response:
         """See `wire.Application`."""
-        headers = {}
+        headers = dict(fault.headers)
         if fault.retry_after_s is not None:
             headers["Retry-After"] = str(fault.retry_after_s)
         return failure(fault.status, fault.code, fault.message, headers)

@@ -10,7 +10,7 @@ import asyncio
 import base64
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 from urllib.parse import parse_qsl
@@ -232,7 +232,8 @@ class GraphTwin(Machine):
 
     def faulty_answer(self, fault: Fault) -> Response:
         """See `wire.Application`."""
-        return error(fault.status, fault.code, fault.message, self.now(), fault.retry_after_s)
+        answer = error(fault.status, fault.code, fault.message, self.now(), fault.retry_after_s)
+        return replace(answer, headers={**answer.headers, **fault.headers})
 
     async def answer(self, request: Request) -> Response:
         """Do what is asked, or refuse as Graph does."""

@@ -5,11 +5,15 @@ from datetime import timedelta
 
 import pytest
 
+from paceline_providers.base import Unsent
 from paceline_providers.dialect import Refusal, of_look, of_preparation, rule_for, rules
 from paceline_providers.proof import Unavailable
 
 WAIT = timedelta(hours=2)
 SENDING = "User-rate limit exceeded. (Mail sending)"
+_METRIC = "Quota exceeded for quota metric 'Queries' and limit 'Queries per minute{}' of service"
+PROJECT = f"{_METRIC.format('')} 'gmail.googleapis.com' for consumer 'project_number:1'."
+USER = f"{_METRIC.format(' per user')} 'gmail.googleapis.com' for consumer 'project_number:1'."
 CASES: list[tuple[int, str, str, timedelta | None, str, str]] = [
     (400, "failedPrecondition", "Mail service not enabled", None, "auth", "deferred"),
     (400, "FAILED_PRECONDITION", "Precondition check failed.", None, "auth", "deferred"),
@@ -25,6 +29,9 @@ CASES: list[tuple[int, str, str, timedelta | None, str, str]] = [
     (429, "rateLimitExceeded", "Too many concurrent requests for user", None, "soft", "deferred"),
     (429, "rateLimitExceeded", SENDING, None, "limit", "deferred"),
     (429, "rateLimitExceeded", "User-rate limit exceeded.", WAIT, "limit", "deferred"),
+    (403, "rateLimitExceeded", PROJECT, None, "limit", "deferred"),
+    (429, "rateLimitExceeded", PROJECT, WAIT, "limit", "deferred"),
+    (403, "rateLimitExceeded", USER, None, "soft", "deferred"),
     (404, "notFound", "Requested entity was not found.", None, "ambig", "in_doubt"),
     (408, "", "", None, "ambig", "in_doubt"),
     (409, "aborted", "", None, "soft", "deferred"),
@@ -51,6 +58,14 @@ def test_a_refusal_has_its_class(
 def test_every_rule_decides_some_case_here() -> None:
     decided = {rule_for("gmail", refusal(*case[:4])).name for case in CASES}
     assert {rule.name for rule in rules("gmail")} - decided == set()
+
+
+def test_what_the_whole_project_has_used_up_concerns_every_mailbox_of_the_app() -> None:
+    reaches = {rule.name: rule.reach for rule in rules("gmail") if rule.reach != "mailbox"}
+    assert reaches == {"project-daily-limit": "app", "project-rate-limit": "app"}
+    one = of_preparation("gmail", refusal(403, "rateLimitExceeded", PROJECT, WAIT))
+    assert isinstance(one, Unsent)
+    assert (one.reach, one.retry_after) == ("app", WAIT)
 
 
 def test_no_answer_of_gmail_calls_a_recipient_bad() -> None:

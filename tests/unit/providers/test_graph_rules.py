@@ -1,11 +1,22 @@
 """What Graph's refusals mean: the table of PROVIDERS §2.4, case by case."""
 
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
+import httpx
 import pytest
 
-from paceline_providers.dialect import Refusal, of_look, of_preparation, rule_for, rules
+from paceline_providers.api import Reply
+from paceline_providers.base import Deferred
+from paceline_providers.dialect import (
+    Refusal,
+    of_look,
+    of_preparation,
+    of_submission,
+    rule_for,
+    rules,
+)
+from paceline_providers.graph import GraphProvider
 from paceline_providers.proof import Unavailable
 
 WAIT = timedelta(seconds=9)
@@ -30,6 +41,9 @@ CASES: list[tuple[int, str, timedelta | None, str, str]] = [
     (404, "ErrorItemNotFound", None, "ambig", "in_doubt"),
     (429, "ApplicationThrottled", WAIT, "soft", "deferred"),
     (429, "", None, "soft", "deferred"),
+    (429, "Application", WAIT, "limit", "deferred"),
+    (429, "Tenant_Application", WAIT, "limit", "deferred"),
+    (429, "Tenant", None, "limit", "deferred"),
     (503, "ApplicationThrottled", WAIT, "soft", "deferred"),
     # Without the wish to wait, or without the word for it, it may have been done.
     (503, "ApplicationThrottled", None, "ambig", "in_doubt"),
@@ -59,6 +73,33 @@ def test_a_refusal_has_its_class(
 def test_every_rule_decides_some_case_here() -> None:
     decided = {rule_for("graph", refusal(*case[:3])).name for case in CASES}
     assert {rule.name for rule in rules("graph")} - decided == set()
+
+
+@pytest.mark.parametrize(
+    ("scope", "reach"),
+    [
+        ("Application/ReadWrite/9a3d526c", "app"),
+        ("Tenant_Application/ReadWrite/9a3d526c/0785ef7c", "tenant"),
+        ("Tenant/ReadWrite/9a3d526c/0785ef7c", "tenant"),
+        ("User/ReadWrite/9a3d526c/0785ef7c", "mailbox"),
+        (None, "mailbox"),
+    ],
+)
+def test_the_header_says_whose_limit_it_is(scope: str | None, reach: str) -> None:
+    headers = httpx.Headers(
+        {"Retry-After": "9"} | ({"x-ms-throttle-scope": scope} if scope else {})
+    )
+    body = b'{"error": {"code": "ApplicationThrottled", "message": "The words."}}'
+
+    async def token(refused: str | None = None) -> str:
+        return "token"
+
+    provider = GraphProvider.of(
+        {"scopes": ["Mail.Send"]}, httpx.AsyncClient(), token, lambda: datetime.now(UTC)
+    )
+    found = of_submission("graph", provider.refusal(Reply(429, headers, body)))
+    assert isinstance(found, Deferred)
+    assert (found.reach, found.retry_after) == (reach, WAIT)
 
 
 def test_no_answer_of_graph_calls_a_recipient_bad() -> None:

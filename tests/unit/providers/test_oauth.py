@@ -70,6 +70,7 @@ class Store:
     row: dict[str, Any] | None = None
     writes: int = 0
     broken: Exception | None = None
+    secret: str | Exception | None = None
 
     async def load(self) -> Mapping[str, Any] | None:
         await _turn(self.turns())
@@ -84,6 +85,11 @@ class Store:
             self.writes += 1
         assert self.row is not None
         return self.row
+
+    async def app_secret(self) -> str | None:
+        if isinstance(self.secret, Exception):
+            raise self.secret
+        return self.secret
 
 
 async def _turn(times: int) -> None:
@@ -248,6 +254,59 @@ async def test_a_store_that_cannot_be_read_makes_the_token_unavailable() -> None
     assert "secret" not in str(failure.value)
 
 
+def _secrets_asked(good: str, asked: list[str]) -> Callable[[httpx.Request], httpx.Response]:
+    """A token endpoint that takes one app secret and notes which it was shown."""
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        asked.append(dict(parse_qsl(request.content.decode()))["client_secret"])
+        if asked[-1] != good:
+            return httpx.Response(401, json={"error": "invalid_client"})
+        return httpx.Response(200, json={"access_token": f"at-{len(asked)}", "expires_in": 3599})
+
+    return respond
+
+
+async def test_each_refresh_is_made_with_the_apps_newest_secret() -> None:
+    asked: list[str] = []
+    store = Store()
+    handler = _secrets_asked("app-secret-2", asked)
+    async with httpx.AsyncClient(transport=httpx.MockTransport(handler)) as http:
+        one = tokens(http, store)
+        with pytest.raises(TokenUnavailable) as failure:
+            await one()
+        assert failure.value.outcome_class is OutcomeClass.CONFIG
+        store.secret = "app-secret-2"
+        assert await one() == "at-2"
+        # Neither the stored tokens nor what is read back bring the old one again.
+        assert await one("at-2") == "at-3"
+    assert asked == ["app-secret", "app-secret-2", "app-secret-2"]
+
+
+async def test_a_secret_that_is_set_while_the_old_one_is_on_its_way_is_tried_at_once() -> None:
+    asked: list[str] = []
+    store = Store()
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        store.secret = "app-secret-2"
+        return _secrets_asked("app-secret-2", asked)(request)
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as http:
+        assert await tokens(http, store)() == "at-2"
+    assert asked == ["app-secret", "app-secret-2"]
+
+
+async def test_a_secret_that_cannot_be_read_makes_the_token_unavailable() -> None:
+    asked: list[str] = []
+    store = Store(secret=OSError("secret words of a driver"))
+    handler = _secrets_asked("app-secret", asked)
+    async with httpx.AsyncClient(transport=httpx.MockTransport(handler)) as http:
+        with pytest.raises(TokenUnavailable, match="OSError") as failure:
+            await tokens(http, store)()
+    # An old secret would be taken for a wrong one.
+    assert (asked, failure.value.outcome_class) == ([], OutcomeClass.SOFT)
+    assert "secret words" not in str(failure.value)
+
+
 @pytest.mark.parametrize(
     ("provider", "answer", "refused", "meaning"),
     [
@@ -300,7 +359,7 @@ def test_what_keeps_a_token_away_says_who_has_to_act_and_how_long_to_wait() -> N
     assert away.retry_after == timedelta(seconds=77)
     app = TokenUnavailable("AADSTS7000222", OutcomeClass.CONFIG).unsent()
     # The mailbox's grant is as good as ever: nobody has to connect it again.
-    assert (app.reason, app.outcome_class) == ("auth_failed", OutcomeClass.CONFIG)
+    assert (app.reason, app.outcome_class) == ("app_refused", OutcomeClass.CONFIG)
 
 
 async def test_a_refresh_without_a_new_refresh_token_keeps_the_old_one() -> None:

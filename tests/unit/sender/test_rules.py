@@ -11,6 +11,7 @@ from paceline_common.templates import Occasion
 from paceline_sender.domain import render, retry
 from paceline_sender.domain.outcome import (
     Answer,
+    App,
     Decision,
     History,
     Hold,
@@ -314,3 +315,41 @@ def test_a_servers_words_are_kept_short_and_printable() -> None:
     assert trim("550\r\n no\x00 such user") == "550   no  such user"
     assert len(trim("x" * 5000) or "") == 1000
     assert trim(None) is None
+
+
+# ---- what the whole app is refused
+
+APP = App("google", "client-id")
+
+
+@pytest.mark.parametrize("kind", ["unsent", "deferred"])
+@pytest.mark.parametrize("claimed", [True, False])
+def test_a_limit_of_the_app_holds_the_mailbox_as_one_of_many(kind: Kind, claimed: bool) -> None:
+    wish = NOW + timedelta(minutes=40)
+    found = decide(
+        Answer(kind, "limit", retry_at=wish, app=APP), History(connect_failures=9), NOW, RNG,
+        claimed=claimed,
+    )  # fmt: skip
+    assert found.hold == Hold("app_limited", wish, APP)
+    assert (found.outcome_class, found.reason, found.retry_at) == ("limit", "limit:app", wish)
+    # The slot is spent only where a claimed request had left.
+    assert found.outcome == ("deferred" if kind == "deferred" and claimed else "unsent")
+
+
+def test_an_app_that_is_to_wait_a_moment_closes_no_gates() -> None:
+    wish = NOW + timedelta(seconds=20)
+    found = decide(Answer("unsent", "limit", retry_at=wish, app=APP), History(), NOW, RNG)
+    assert (found.hold, found.retry_at) == (None, wish)
+    # It is no limit of the mailbox that would throttle it.
+    assert found.outcome_class == "soft"
+
+
+def test_a_limit_of_the_app_that_names_no_time_is_asked_about_again() -> None:
+    found = decide(Answer("deferred", "limit", app=APP), History(), NOW, RNG)
+    assert found.hold == Hold("app_limited", NOW + retry.APP_HOLD, APP)
+
+
+def test_a_refused_app_is_no_failed_connection_of_its_mailboxes() -> None:
+    found = decide(Answer("unsent", "config", app=APP), History(connect_failures=9), NOW, RNG)
+    assert found.hold == Hold("app_refused", NOW + retry.CONNECT_HOLD, APP)
+    assert (found.outcome, found.reason) == ("unsent", "app_refused")

@@ -83,13 +83,15 @@ class Sent(_Job, frozen=True, kw_only=True):
 class SendDeferred(_Job, frozen=True, kw_only=True):
     """The job goes back to the queue until `retry_at`.
 
-    `submitted` tells whether MAIL FROM or the send request had left.
+    `submitted` tells whether MAIL FROM or the send request had left. `app_wide`: the refusal
+    speaks of the OAuth app, not of the mailbox.
     """
 
     outcome_class: Literal["soft", "limit", "auth", "config", "block", "unsent"]
     submitted: bool
     retry_at: datetime | None = None
     status: str | None = None
+    app_wide: bool = False
 
 
 class SendRejected(_Job, frozen=True, kw_only=True):

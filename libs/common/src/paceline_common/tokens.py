@@ -18,6 +18,8 @@ from paceline_common.db.tables import Ddl, declarative_base, enable_tenancy
 from paceline_common.keys import KeyService, Scope
 
 TABLE: Final = "oauth_token"
+# Where the gateway keeps the secrets of OAuth apps, sealed for each leg.
+APP_TABLE: Final = "oauth_secret"
 
 # Where each service sees which connect is the mailbox's.
 _VIEWS: Final[dict[Scope, str]] = {
@@ -28,6 +30,16 @@ _VIEWS: Final[dict[Scope, str]] = {
 
 class Superseded(Exception):
     """The mailbox was connected anew, or disconnected, since its credential was read."""
+
+
+def app_row(provider: str, client_id: str) -> str:
+    """Return the row for which an app's secret is sealed, in `APP_TABLE`."""
+    return f"{provider}/{client_id}"
+
+
+def app_subject(provider: str, client_id: str) -> str:
+    """Return what issues about an OAuth app are about, whoever raises them."""
+    return f"oauth_app:{provider}:{client_id}"
 
 
 def token_table(base: type[DeclarativeBase]) -> type[DeclarativeBase]:
@@ -60,8 +72,8 @@ def create_token_table(op: Ddl, schema: str) -> None:
 class SealedTokens:
     """The tokens of one mailbox as its credential of `credential_version` began them.
 
-    Both methods give `version`, `expires_at` (aware, UTC) and what else was stored. They
-    raise `Superseded`, what `KeyService` raises, and what Postgres raises.
+    `load` and `replace` give `version`, `expires_at` (aware, UTC) and what else was stored, and
+    raise `Superseded`. Every method raises what `KeyService` and Postgres raise.
     """
 
     def __init__(
@@ -122,6 +134,21 @@ class SealedTokens:
             raise Superseded("the mailbox was disconnected")
         return winner
 
+    async def app_secret(self) -> str | None:
+        """Return the newest secret of the app that the mailbox was connected through.
+
+        None when it was not set again since: then the credential's is the newest.
+        """
+        async with self._db.transaction([self._workspace_id]) as tx:
+            row = (await tx.execute(_select_app(self._view), self._named)).one_or_none()
+        if row is None or row.app_secret is None:
+            return None
+        plain = await self._keys.open(
+            self._scope, self._workspace_id, bytes(row.app_secret), table=APP_TABLE,
+            row=app_row(row.provider, row.client_id),
+        )  # fmt: skip
+        return plain.decode()
+
     async def _opened(self, version: int, sealed: bytes) -> dict[str, Any]:
         plain = await self._keys.open(
             self._scope, self._workspace_id, bytes(sealed), table=TABLE, row=self._mailbox_id
@@ -150,6 +177,17 @@ def _select(schema: str, view: str) -> TextClause:
         SELECT c.credential_version AS connected, t.credential_version, t.version, t.sealed
         FROM {view} AS c
         LEFT JOIN {schema}.{TABLE} AS t USING (workspace_id, mailbox_id)
+        WHERE c.workspace_id = :workspace AND c.mailbox_id = :mailbox
+        """  # noqa: S608 - names of ours
+    )
+
+
+def _select_app(view: str) -> TextClause:
+    return text(
+        f"""
+        SELECT c.oauth ->> 'provider' AS provider, c.oauth ->> 'client_id' AS client_id,
+               c.app_secret
+        FROM {view} AS c
         WHERE c.workspace_id = :workspace AND c.mailbox_id = :mailbox
         """  # noqa: S608 - names of ours
     )

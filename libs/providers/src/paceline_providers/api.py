@@ -21,7 +21,7 @@ from typing import Any, Final, Literal, TypeVar
 import httpx
 import msgspec
 
-from paceline_providers.base import Deferred, InDoubt, Milestone, Unsent, UnsentReason
+from paceline_providers.base import Deferred, InDoubt, Milestone, Reach, Unsent, UnsentReason
 from paceline_providers.classes import OutcomeClass
 from paceline_providers.proof import (
     TOKENS_TRIED,
@@ -114,10 +114,14 @@ class Lost:
     outcome_class: OutcomeClass | None
     text: str
     retry_after: timedelta | None = None
+    reach: Reach = "mailbox"
 
     def unsent(self) -> Unsent:
         """Return what it means for a request that sends nothing."""
-        return Unsent(self.reason, self.outcome_class, text=self.text, retry_after=self.retry_after)
+        return Unsent(
+            self.reason, self.outcome_class, text=self.text, retry_after=self.retry_after,
+            reach=self.reach,
+        )  # fmt: skip
 
     def unavailable(self) -> Unavailable:
         """Return what it means for a look."""
@@ -231,7 +235,9 @@ class Api:
                 again = await _Request(self, call, token, ask, on_milestone).run()
             if isinstance(again, Lost) and again.reached == "nothing":
                 # Nothing of this request left, but the one before had.
-                return replace(again, reached="part", outcome_class=OutcomeClass.SOFT)
+                refused = again.reason == "app_refused"
+                means = again.outcome_class if refused else OutcomeClass.SOFT
+                return replace(again, reached="part", outcome_class=means)
             answer = again
         return answer
 
@@ -345,7 +351,9 @@ def _no_token(failure: TokenRefused | TokenUnavailable) -> Lost:
     if isinstance(failure, TokenRefused):
         return Lost("nothing", "auth_failed", OutcomeClass.AUTH, str(failure))
     found = failure.unsent()
-    return Lost("nothing", found.reason, found.outcome_class, found.text, found.retry_after)
+    return Lost(
+        "nothing", found.reason, found.outcome_class, found.text, found.retry_after, found.reach
+    )
 
 
 def _words(error: Exception) -> str:

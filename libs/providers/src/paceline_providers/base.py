@@ -12,16 +12,22 @@ from paceline_providers.classes import OutcomeClass, Phase
 
 ProbeCode = Literal[
     "ok", "dns_failed", "host_not_allowed", "connect_refused", "connect_timeout", "tls_failed",
-    "auth_failed", "sender_refused", "message_refused", "not_read_back", "protocol_error",
+    "auth_failed", "app_refused", "sender_refused", "message_refused", "not_read_back",
+    "protocol_error",
 ]  # fmt: skip
 
 UnsentReason = Literal[
     "dns_failed", "host_not_allowed", "connect_refused", "connect_timeout", "tls_failed",
     "auth_failed", "protocol_error",
+    "app_refused",  # the OAuth app's id or secret: every mailbox of that app is concerned
     "connection_lost",  # the server had gone before MAIL FROM
     "held_back",  # `before_mail_from` said no
     "throttled",  # an API asks us to wait, ahead of the submission
 ]  # fmt: skip
+
+Reach = Literal["mailbox", "app", "tenant"]
+"""Whom a refusal concerns: this mailbox, or every one that was connected through the same OAuth
+app, anywhere or in the mailbox's organization."""
 
 Milestone = Literal["mail_from", "final_dot"]
 """What has just been written to the connection: MAIL FROM or the head of the send request;
@@ -86,6 +92,7 @@ class Unsent:
     status: str | None = None
     text: str = ""
     retry_after: timedelta | None = None
+    reach: Reach = "mailbox"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +109,7 @@ class Deferred:
     status: str | None
     text: str
     retry_after: timedelta | None = None
+    reach: Reach = "mailbox"
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +241,10 @@ REMEDIES: Final[dict[ProbeCode, str]] = {
     "auth_failed": (
         "Check user name and password. Accounts with two-step verification usually need an "
         "app password, and some providers have to allow SMTP and IMAP first."
+    ),
+    "app_refused": (
+        "The provider refuses the OAuth app, not the mailbox: its operator has to check the app's "
+        "client id and secret, and set the secret again."
     ),
     "sender_refused": "Use an address that this account may send from.",
     "message_refused": (

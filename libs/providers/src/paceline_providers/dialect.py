@@ -5,7 +5,8 @@ The first rule whose every condition holds decides; an absent condition always h
 (a regular expression over its words, without regard to case), `names_time` (whether the
 answer says how long to wait). `class` is an `OutcomeClass`; `submission` says what it makes
 of a send request: `rejected` (the same one would be again), `deferred` (surely not accepted,
-another try may succeed) or `in_doubt`; `phase` is what the refusal speaks of.
+another try may succeed) or `in_doubt`; `phase` is what the refusal speaks of; `reach` whom it
+concerns, the mailbox alone if left out.
 """
 
 import importlib.resources
@@ -16,7 +17,7 @@ from datetime import timedelta
 from functools import cache
 from typing import Any, Literal
 
-from paceline_providers.base import Deferred, InDoubt, Rejected, Unsent, UnsentReason
+from paceline_providers.base import Deferred, InDoubt, Reach, Rejected, Unsent, UnsentReason
 from paceline_providers.classes import OutcomeClass, Phase
 from paceline_providers.proof import Unavailable
 
@@ -47,6 +48,7 @@ class ApiRule:
     reasons: frozenset[str]
     text: re.Pattern[str] | None
     names_time: bool | None
+    reach: Reach
 
     def matches(self, refusal: Refusal) -> bool:
         """Tell whether every condition of the rule holds."""
@@ -81,7 +83,7 @@ def of_submission(kind: str, refusal: Refusal) -> Deferred | Rejected | InDoubt:
         case "deferred":
             return Deferred(
                 rule.outcome_class, rule.phase, refusal.status, word, refusal.text,
-                refusal.retry_after,
+                refusal.retry_after, rule.reach,
             )  # fmt: skip
         case "in_doubt":
             return InDoubt(f"answered {refusal.status}: {refusal.text}")
@@ -100,7 +102,9 @@ def of_preparation(kind: str, refusal: Refusal) -> Unsent | Rejected:
         reason = "auth_failed"
     elif rule.submission == "deferred":
         reason = "throttled"
-    return Unsent(reason, outcome_class, refusal.status, word, refusal.text, refusal.retry_after)
+    return Unsent(
+        reason, outcome_class, refusal.status, word, refusal.text, refusal.retry_after, rule.reach
+    )
 
 
 def of_look(kind: str, refusal: Refusal) -> Unavailable:
@@ -123,4 +127,5 @@ def _rule(entry: dict[str, Any]) -> ApiRule:
         reasons=frozenset(entry.get("reasons", ())),
         text=None if text is None else re.compile(text, re.IGNORECASE),
         names_time=entry.get("names_time"),
+        reach=entry.get("reach", "mailbox"),
     )

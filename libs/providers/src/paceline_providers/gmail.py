@@ -9,7 +9,7 @@ import base64
 import json
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from email.parser import BytesHeaderParser
@@ -113,6 +113,11 @@ class _Page(msgspec.Struct, frozen=True, rename="camel"):
     next_page_token: str | None = None
 
 
+class _Drafts(msgspec.Struct, frozen=True, rename="camel"):
+    drafts: tuple[_Draft, ...] = ()
+    next_page_token: str | None = None
+
+
 class _Reason(msgspec.Struct, frozen=True):
     reason: str | None = None
 
@@ -202,6 +207,46 @@ class GmailProvider:
                 break
             asked["pageToken"] = page.next_page_token
         return NotSeen()
+
+    async def find_drafts(
+        self, job_tokens: Collection[str], since: datetime
+    ) -> Mapping[str, tuple[Fence, ...]] | Unavailable:
+        """See `proof.Prover.find_drafts`."""
+        if not self.capabilities.fence:
+            return Unavailable(None, "the grant does not include drafts")
+        found: dict[str, tuple[Fence, ...]] = {}
+        asked: dict[str, str | tuple[str, ...]] = {
+            "q": f"after:{int(since.timestamp())}", "maxResults": "100",
+        }  # fmt: skip
+        for _ in range(_PAGES):
+            listed = await self.api.call(Call("GET", self.url("drafts"), asked))
+            if isinstance(listed, Lost):
+                return listed.unavailable()
+            if not listed.ok:
+                return dialect.of_look(KIND, self.refusal(listed))
+            page = listed.decoded(_Drafts)
+            if page is None:
+                return _unintelligible(listed)
+            for one in page.drafts:
+                call = Call("GET", self.url("drafts", one.id), {"format": "metadata"})
+                answer = await self.api.call(call)
+                if isinstance(answer, Lost):
+                    return answer.unavailable()
+                if answer.status == 404:
+                    continue
+                if not answer.ok:
+                    return dialect.of_look(KIND, self.refusal(answer))
+                draft = answer.decoded(_Draft)
+                if draft is None:
+                    return _unintelligible(answer)
+                token = draft.message.header("X-Paceline-Job")
+                if token is not None and token in job_tokens:
+                    fence = Fence(KIND, draft.id, draft.message.id)
+                    found[token] = (*found.get(token, ()), fence)
+            if page.next_page_token is None:
+                break
+            asked["pageToken"] = page.next_page_token
+        return found
 
     async def disarm(self, fence: Fence) -> Destroyed | Gone | Unavailable:
         """See `proof.Prover.disarm`; users.drafts.update "replaces a draft's content".

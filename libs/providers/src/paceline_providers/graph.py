@@ -10,7 +10,7 @@ All ids are immutable ones: a draft's id is its copy's in Sent Items.
 
 import asyncio
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.parser import BytesHeaderParser
@@ -59,7 +59,7 @@ _PREFER: Final = {"Prefer": 'IdType="ImmutableId"'}
 # PS_INTERNET_HEADERS ([MS-OXPROPS] 1.3.2): a header of one's own is a named property as well.
 _JOB_PROPERTY: Final = "String {00020386-0000-0000-C000-000000000046} Name X-Paceline-Job"
 _RECIPIENTS: Final = ("toRecipients", "ccRecipients", "bccRecipients")
-_SHOWN_OF_SENT: Final = (
+_SHOWN: Final = (
     "id", "internetMessageId", "conversationId", "sentDateTime", "isDraft",
     "internetMessageHeaders",
 )  # fmt: skip
@@ -202,44 +202,74 @@ class GraphProvider:
         """
         if not self.capabilities.finds_sent:
             return Unavailable(None, "the grant does not include reading (Mail.Read)")
+        async for seen in self._listed("sentitems", "sentDateTime", since):
+            if isinstance(seen, Unavailable):
+                return seen
+            if (
+                seen.carries(job_token)
+                and recipient.lower() in seen.addresses
+                and seen.is_draft is False
+            ):
+                return Found(
+                    seen.id,
+                    seen.internet_message_id,
+                    seen.conversation_id,
+                    seen.sent_date_time or since,
+                )
+        return NotSeen()
+
+    async def find_drafts(
+        self, job_tokens: Collection[str], since: datetime
+    ) -> Mapping[str, tuple[Fence, ...]] | Unavailable:
+        """See `proof.Prover.find_drafts`; disarmed ones are found as well."""
+        if not self.capabilities.fence:
+            return Unavailable(None, "the grant does not include drafts (Mail.ReadWrite)")
+        found: dict[str, tuple[Fence, ...]] = {}
+        async for seen in self._listed("drafts", "createdDateTime", since):
+            if isinstance(seen, Unavailable):
+                return seen
+            for token in job_tokens:
+                if seen.is_draft is True and seen.carries(token):
+                    found[token] = (*found.get(token, ()), Fence(KIND, seen.id, seen.id))
+        return found
+
+    async def _listed(
+        self, folder: str, by: str, since: datetime
+    ) -> AsyncIterator[_Message | Unavailable]:
+        """Give a folder's messages whose time `by` is not before `since`, newest first.
+
+        After an `Unavailable` there is nothing more.
+        """
         from_on = (since - _SKEW).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         call = self.call(
             "GET",
-            "mailFolders/sentitems/messages",
+            f"mailFolders/{folder}/messages",
             params={
                 # What $orderby names must come first in $filter.
-                "$filter": f"sentDateTime ge {from_on}",
-                "$orderby": "sentDateTime desc",
+                "$filter": f"{by} ge {from_on}",
+                "$orderby": f"{by} desc",
                 "$top": str(_PAGE),
-                "$select": ",".join((*_SHOWN_OF_SENT, *_RECIPIENTS)),
+                "$select": ",".join((*_SHOWN, *_RECIPIENTS)),
                 "$expand": f"singleValueExtendedProperties($filter=id eq '{_JOB_PROPERTY}')",
             },
         )
         for _ in range(_PAGES):
             page = await self._looked(call, _Page)
             if isinstance(page, Gone):
-                return Unavailable(OutcomeClass.SOFT, "the mailbox shows no Sent Items")
+                yield Unavailable(OutcomeClass.SOFT, f"the mailbox shows no folder {folder}")
+                return
             if isinstance(page, Unavailable):
-                return page
+                yield page
+                return
             for message in page.value:
-                if (
-                    message.carries(job_token)
-                    and recipient.lower() in message.addresses
-                    and message.is_draft is False
-                ):
-                    return Found(
-                        message.id,
-                        message.internet_message_id,
-                        message.conversation_id,
-                        message.sent_date_time or since,
-                    )
+                yield message
             if page.next_link is None:
-                break
+                return
             if not page.next_link.startswith(f"{self.base_url}/"):
-                return Unavailable(OutcomeClass.CONFIG, "the next page is on another host")
+                yield Unavailable(OutcomeClass.CONFIG, "the next page is on another host")
+                return
             link = httpx.URL(page.next_link)
             call = replace(call, url=str(link.copy_with(query=None)), params=dict(link.params))
-        return NotSeen()
 
     async def disarm(self, fence: Fence) -> Destroyed | Gone | Unavailable:
         """See `proof.Prover.disarm`.
@@ -350,11 +380,13 @@ class GraphProvider:
         return Call(method, url, params or {}, headers=_PREFER)
 
     def refusal(self, answer: Reply) -> Refusal:
-        """Return Graph's code and words (learn.microsoft.com/graph/errors)."""
+        """Return Graph's code, whose limit was passed, and its words (graph/errors, throttling)."""
         error = (answer.decoded(_Failure) or _Failure()).error
         text = error.message or answer.text[:1000]
         wish = answer.retry_after(self.api.now())
-        return Refusal(answer.status, (error.code,) if error.code else (), text, wish)
+        # "<Scope>/<Limit>/<ApplicationId>/<TenantId>"
+        scope = answer.headers.get("x-ms-throttle-scope", "").partition("/")[0]
+        return Refusal(answer.status, tuple(filter(None, (error.code, scope))), text, wish)
 
 
 class GraphSession:

@@ -16,6 +16,7 @@ import httpx
 import msgspec
 
 from paceline_providers.aadsts import Identity, token_failure
+from paceline_providers.classes import OutcomeClass
 from paceline_providers.proof import Now, TokenRefused, TokenUnavailable
 
 # A token that is handed out must outlive the request it is for.
@@ -88,6 +89,13 @@ class TokenStore(Protocol):
         """
         ...
 
+    async def app_secret(self) -> str | None:
+        """Return the app's newest secret, None where the credential's is the newest.
+
+        May raise whatever its parts raise.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class TokenEndpoint:
@@ -152,8 +160,9 @@ def _refusal(identity: Identity, answer: httpx.Response) -> TokenRefused | Token
 class GrantTokens:
     """`proof.Tokens` of one mailbox: one refresh for all who wait, in this process and others.
 
-    An access token is given out until `MARGIN` before its end. A refusal of the grant is
-    believed only when no other process has stored newer tokens meanwhile.
+    An access token is given out until `MARGIN` before its end. Each refresh is made with the
+    app's newest secret. A refusal of the grant is believed only when no other process has
+    stored newer tokens meanwhile.
     `on_unsaved` is told when the store failed after a refresh: the token is used all the same.
     """
 
@@ -223,7 +232,7 @@ class GrantTokens:
         if self._usable(refused):
             return
         try:
-            fresh = await refresh(self._http, self._endpoint, self._grant, self._now)
+            fresh = await self._refreshed()
         except TokenRefused:
             # A refresh token that ends with its use looks revoked to whoever comes second.
             for pause_s in _LOOKS_S:
@@ -243,6 +252,31 @@ class GrantTokens:
             self._on_unsaved(error)
         else:
             self._adopt(stored)
+
+    async def _refreshed(self) -> Grant:
+        grant = await self._with_newest_secret()
+        try:
+            return await refresh(self._http, self._endpoint, grant, self._now)
+        except TokenUnavailable as failure:
+            if failure.outcome_class is not OutcomeClass.CONFIG:
+                raise
+            # It may have been set anew while the old one was on its way.
+            newer = await self._with_newest_secret()
+            if newer.client_secret == grant.client_secret:
+                raise
+        return await refresh(self._http, self._endpoint, newer, self._now)
+
+    async def _with_newest_secret(self) -> Grant:
+        try:
+            secret = await self._store.app_secret()
+        except Exception as error:
+            # As with stored tokens; an older secret would be taken for a wrong one.
+            raise TokenUnavailable(
+                f"the app's secret cannot be read: {type(error).__name__}"
+            ) from error
+        if secret is None:
+            return self._grant
+        return msgspec.structs.replace(self._grant, client_secret=secret)
 
     async def _adopt_newer(self) -> bool:
         try:

@@ -4,7 +4,7 @@
 only by destroying the fence. Everything else proves nothing.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Protocol
@@ -60,6 +60,16 @@ class Prover(Protocol):
 
         `job_token` is that header's whole value. Message-ID is not looked at: providers
         rewrite it.
+        """
+        ...
+
+    async def find_drafts(
+        self, job_tokens: Collection[str], since: datetime
+    ) -> Mapping[str, tuple[Fence, ...]] | Unavailable:
+        """Look through drafts made from `since` on (aware) for these `X-Paceline-Job` values.
+
+        Several processes may have made drafts of one job. A draft that is not found may be
+        too new for the provider's index, or disarmed.
         """
         ...
 
@@ -135,10 +145,11 @@ class TokenUnavailable(Exception):
         """Return what it means for a submission that has not begun."""
         config = self.outcome_class is OutcomeClass.CONFIG
         return Unsent(
-            "auth_failed" if config else "connect_timeout",
+            "app_refused" if config else "connect_timeout",
             self.outcome_class,
             text=str(self),
             retry_after=self.retry_after,
+            reach="app" if config else "mailbox",
         )
 
 

@@ -42,13 +42,14 @@ _DECLINED: Final = "AADSTS65004"
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """An OAuth app with its opened secret; `source` says whose it is."""
+    """An OAuth app with its opened secret, set at `set_at`; `source` says whose it is."""
 
     provider: OAuthProvider
     source: str
     client_id: str
     client_secret: str = field(repr=False)
     tenant: str | None
+    set_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

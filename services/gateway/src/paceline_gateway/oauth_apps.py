@@ -61,7 +61,7 @@ async def load(parts: Parts, workspace_id: int, provider: OAuthProvider) -> App:
         raise Problem(
             problems.OAUTH_APP_MISSING, "the app's stored secret cannot be opened: set it again"
         ) from None
-    return App(provider, source, row.client_id, secret.decode(), row.tenant)
+    return App(provider, source, row.client_id, secret.decode(), row.tenant, row.updated_at)
 
 
 async def save(

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from paceline_common import failpoints, ids
 from paceline_common.address import normalise
 from paceline_common.http import Problem
-from paceline_gateway import connect, mailbox_settings, problems, trail
+from paceline_gateway import connect, mailbox_settings, oauth_secrets, problems, trail
 from paceline_gateway.auth import Caller
 from paceline_gateway.domain.consent import Grant, Leg, OAuthProvider
 from paceline_gateway.domain.provider import Provider, derive
@@ -77,13 +77,15 @@ async def finish(
     if len(flow.legs) > 1:
         await _hold(parts, flow, whose.mailbox_id, email, profile, fresh["send"])
         return None
+    of = oauth_secrets.Of(caller.workspace_id, app.provider, app.client_id)
+    secret = await oauth_secrets.seal(parts.keys, of, app.client_secret, app.set_at)
     draft = _draft(caller, flow, grant, whose, fresh, email, profile)
     async with parts.db.transaction([caller.workspace_id]) as tx:
         await _note(tx, flow, state="testing")
     failpoints.hit("gateway.oauth_testing")
     result = await parts.prober.probe(draft)
     connect.demand(result)
-    await _save(parts, caller, flow, draft, whose, profile, result)
+    await _save(parts, caller, flow, draft, whose, profile, result, secret)
     return whose.mailbox_id
 
 
@@ -209,11 +211,13 @@ async def _save(
     whose: _Whose,
     profile: Profile,
     result: Result,
+    secret: oauth_secrets.Secret,
 ) -> None:
     now = parts.clock.now()
     found = _found(draft, profile)
     tested = connect.outcome(result, now)
     async with parts.db.transaction([caller.workspace_id]) as tx:
+        await oauth_secrets.save(tx, secret)
         if whose.row is None:
             settings = Wanted.of(flow.settings).settings
             values = mailbox_settings.columns(settings, found, now)

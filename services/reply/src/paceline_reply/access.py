@@ -14,14 +14,15 @@ from paceline_common import failpoints, ids, telemetry
 from paceline_common.clock import Clock
 from paceline_common.db import Database, Queries
 from paceline_common.keys import KeyDenied, KeyService, SealBroken
-from paceline_common.tokens import SealedTokens
+from paceline_common.tokens import SealedTokens, app_subject
+from paceline_providers.classes import OutcomeClass
 from paceline_providers.gmail import GmailProvider
 from paceline_providers.graph import GraphProvider
 from paceline_providers.oauth import Grant, GrantTokens, TokenEndpoint, TokenStore
 from paceline_providers.proof import TOKENS_TRIED, TokenRefused, TokenUnavailable
 from paceline_reply.settings import ReplySettings
 from paceline_reply.sources.api import Pace
-from paceline_reply.sources.base import Source, SourceError
+from paceline_reply.sources.base import APP_REFUSED, Source, SourceError
 from paceline_reply.sources.gmail import GmailSource
 from paceline_reply.sources.graph import GraphSource
 from paceline_reply.sources.imap import ImapSession, ImapSource, open_session
@@ -50,6 +51,13 @@ class Access:
     password: str = field(default="", repr=False)
     tokens: GrantTokens | None = field(default=None, repr=False)
     provider: ApiProvider | None = field(default=None, repr=False)
+
+    @property
+    def app(self) -> str | None:
+        """The OAuth app that the mailbox was connected through, as issues name it."""
+        if self.oauth is None:
+            return None
+        return app_subject(str(self.oauth.get("provider")), str(self.oauth.get("client_id")))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -245,6 +253,9 @@ class _Unkept:
     async def replace(self, seen_version: int, tokens: Mapping[str, Any]) -> Mapping[str, Any]:
         return {**tokens, "version": seen_version + 1}
 
+    async def app_secret(self) -> None:
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class _Store:
@@ -261,6 +272,9 @@ class _Store:
         failpoints.hit("reply.token_stored")
         return stored
 
+    async def app_secret(self) -> str | None:
+        return await self.tokens.app_secret()
+
 
 def _granted(tokens: GrantTokens | None) -> GrantTokens:
     if tokens is None:
@@ -274,4 +288,6 @@ async def _token(tokens: GrantTokens, refused: str | None) -> str:
     except TokenRefused as refusal:
         raise SourceError("grant_revoked", str(refusal)) from None
     except TokenUnavailable as failure:
-        raise SourceError("connect_timeout", str(failure), failure.retry_after) from None
+        config = failure.outcome_class is OutcomeClass.CONFIG
+        code = APP_REFUSED if config else "connect_timeout"
+        raise SourceError(code, str(failure), failure.retry_after) from None

@@ -15,12 +15,13 @@ from paceline_common.clock import Clock
 from paceline_common.db import Database, Outbox, Outgoing, Queries
 from paceline_common.kafka.quarantine import Fault, classify
 from paceline_common.telemetry import Metrics
+from paceline_providers.base import REMEDIES
 from paceline_reply.access import Access, Doors
 from paceline_reply.patience import PatientDatabase
 from paceline_reply.receive import Mailbox, Receiver
 from paceline_reply.settings import ReplySettings
 from paceline_reply.sources.api import Pace
-from paceline_reply.sources.base import REFUSALS, Place, PlaceLost, Source, SourceError
+from paceline_reply.sources.base import APP_REFUSED, REFUSALS, Place, PlaceLost, Source, SourceError
 
 # What a mailbox is held for while its leg cannot sign in; each leg closes only its own.
 AUTH_FAILED: Final = "read_auth_failed"
@@ -70,11 +71,14 @@ class Reader:
         self.state = "lost"
         # What no words of a server may repeat to others.
         self._names: tuple[str, ...] = ()
+        # The OAuth app it was connected through, as issues name it.
+        self._app: str | None = None
         self._lost_since: float | None = None
         self._told_unreachable = False
         self._told_refused = False
         self._told_reading = False
         self._told_failed = False
+        self._told_app = False
 
     async def run(self) -> None:
         """Read until cancelled; returns when the mailbox turns out to be gone."""
@@ -137,6 +141,7 @@ class Reader:
         if loaded is None or not loaded[1]:
             raise _Gone
         self._names = loaded[0].names
+        self._app = loaded[0].app
         return loaded[0]
 
     async def _start(self, source: Source) -> Place:
@@ -201,6 +206,7 @@ class Reader:
     async def _reading(self) -> None:
         """Everything is read: close what a refusal opened, and say that the leg works."""
         self.state, self._lost_since, self._told_unreachable = "reading", None, False
+        self._told_app = False
         if self._told_reading:
             return
         async with self._parts.patient.transaction([self._workspace_id]) as tx:
@@ -244,6 +250,9 @@ class Reader:
         self.state = "lost"
         self._count(error)
         self._log.warning("connection lost", code=error.code)
+        if error.code == APP_REFUSED:
+            await self._app_refused(error)
+            return
         now = self._parts.clock.monotonic()
         self._lost_since = self._lost_since if self._lost_since is not None else now
         if (
@@ -261,6 +270,16 @@ class Reader:
                 ],
             )
         self._told_unreachable, self._told_reading = True, False
+
+    async def _app_refused(self, error: SourceError) -> None:
+        """One issue about the app, however many mailboxes it has; reading is tried again."""
+        if self._told_app:
+            return
+        words = self._without_names(error.message)
+        async with self._parts.patient.transaction([self._workspace_id]) as tx:
+            told = self._issue(APP_REFUSED, "error", f"{REMEDIES[APP_REFUSED]} {words}", self._app)
+            await self._parts.outbox.add(tx, [self._probed(ok=False, code=error.code), told])
+        self._told_app, self._told_reading = True, False
 
     async def _failed(self, error: Exception) -> None:
         """A fault of our own: the message stays unread, and a person is told."""
@@ -299,15 +318,15 @@ class Reader:
             ),
         )
 
-    def _issue(self, code: str, severity: Any, words: str) -> Outgoing:
-        mailbox = ids.encode("mbx", self._mailbox_id)
+    def _issue(self, code: str, severity: Any, words: str, subject: str | None = None) -> Outgoing:
+        subject = subject or ids.encode("mbx", self._mailbox_id)
         return Outgoing(
             topic=topics.ISSUE_RAISED,
-            key=mailbox,
-            subject=mailbox,
+            key=subject,
+            subject=subject,
             body=events.IssueRaised(
                 workspace_id=ids.encode("ws", self._workspace_id),
-                subject=mailbox,
+                subject=subject,
                 code=code,
                 severity=severity,
                 detail=words,

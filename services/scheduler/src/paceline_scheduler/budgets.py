@@ -22,7 +22,9 @@ from paceline_scheduler.domain.hold import Hold
 from paceline_scheduler.domain.rules import Rules, State
 
 # Suspensions that say themselves what is wrong; the others are named by their scope.
-_CAUSES: Final = frozenset({"cooldown", "node_failed", "grant_revoked"})
+_CAUSES: Final = frozenset(
+    {"cooldown", "node_failed", "grant_revoked", "app_refused", "app_limited"}
+)
 
 
 class Budgets:
@@ -60,6 +62,7 @@ def state_of(row: Row[Any]) -> State:
         health=row.health,
         stage=row.stage,
         throttled=row.throttled_until is not None and row.throttled_until > row.db_now,
+        throttled_until=row.throttled_until,
         domain_cap=row.domain_cap,
         domain_day=NO_DAY if row.domain_day is None else DayCount(row.domain_day, row.domain_used),
         domain_tz=None if row.domain_tz is None else ZoneInfo(row.domain_tz),

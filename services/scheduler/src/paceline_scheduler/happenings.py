@@ -20,7 +20,7 @@ _KINDS: Final[Mapping[str, Kind]] = {
     "job": "job",
 }  # fmt: skip
 _CAMPAIGN: Final = ("not_started", "paused", "stopped")
-_NAMED: Final = ("cooldown", "grant_revoked")
+_NAMED: Final = ("cooldown", "grant_revoked", "app_refused", "app_limited")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from paceline_sender.compose import Composer
 from paceline_sender.doubts import Doubts, Patience
 from paceline_sender.drafts import Drafts
 from paceline_sender.failpoints import FAILPOINTS
+from paceline_sender.intents import Intents
 from paceline_sender.metrics import METRICS
 from paceline_sender.prepare import Preparer
 from paceline_sender.reconcile import Reconciler
@@ -31,6 +32,20 @@ def build(settings: SenderSettings) -> Service:
     transport = MailTransport(settings, service.clock, service.db, service.keys)
     accounts = Accounts(service.db, service.keys)
     drafts = Drafts(service.db, accounts, transport, every_s=settings.tidy_drafts_s)
+    late_by = {
+        "gmail": timedelta(seconds=settings.gmail_destroy_after_s),
+        "graph": timedelta(seconds=settings.graph_destroy_after_s),
+    }
+    intents = Intents(
+        service.db,
+        accounts,
+        transport,
+        service.keys,
+        first_look=timedelta(seconds=settings.first_look_s),
+        late_by=late_by,
+        every_s=settings.tidy_drafts_s,
+        jobs_per_batch=settings.jobs_per_batch,
+    )
     submitter = Submitter(
         service.db,
         service.outbox,
@@ -56,6 +71,7 @@ def build(settings: SenderSettings) -> Service:
         service.metrics,
         composer=composer,
         drafts=drafts,
+        intents=intents,
         prepare_ahead=timedelta(seconds=settings.prepare_ahead_s),
         jobs_per_batch=settings.jobs_per_batch,
     )
@@ -86,10 +102,7 @@ def build(settings: SenderSettings) -> Service:
         keys=service.keys,
         patience=Patience(
             first_look=timedelta(seconds=settings.first_look_s),
-            destroy_after={
-                "gmail": timedelta(seconds=settings.gmail_destroy_after_s),
-                "graph": timedelta(seconds=settings.graph_destroy_after_s),
-            },
+            destroy_after=late_by,
             every_s=settings.reconcile_s,
             dead_after_s=settings.dead_after_s,
             kept=timedelta(days=settings.doubt_retention_days),
@@ -113,6 +126,7 @@ def build(settings: SenderSettings) -> Service:
     service.background("doubts", doubts.run)
     service.background("settled-doubts", doubts.trim_when_due)
     service.background("drafts", drafts.run)
+    service.background("draft-intents", intents.run)
     service.internal(
         probe.router(service.db, service.keys, accounts, transport, service.outbox, service.clock)
     )

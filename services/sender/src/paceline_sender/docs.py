@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from paceline_providers import aadsts, dialect
+from paceline_providers.base import Reach
 from paceline_providers.classes import NO_REASON_FOR_GOOD
 from paceline_providers.registry import API_PROVIDERS
 from paceline_sender.domain import retry
@@ -20,6 +21,7 @@ from paceline_sender.domain.outcome import (
     REMEDIES,
     THROTTLE_HOLD_FROM,
     Answer,
+    App,
     Decision,
     History,
     Kind,
@@ -58,6 +60,9 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "unsent/config": "The job may leave from another mailbox of its pools.",
     "unsent/-": "Nothing.",
 }
+_REACHES: Final[Mapping[Reach, str]] = {
+    "mailbox": "", "app": "; the whole app", "tenant": "; the app in this organization",
+}  # fmt: skip
 _NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
 _LATER: Final = timedelta(hours=2)
 
@@ -89,6 +94,7 @@ def _case(when: str, kind: Kind, meaning: Any = None, **more: Any) -> Case:
     return Case(when, Answer(kind, meaning, **more), history, claimed)
 
 
+_APP: Final = App("google", "client-id")
 _THIRD: Final = History(connect_failures=retry.CONNECT_FAILURES_BEFORE_HOLD - 1)
 _OLD: Final = History(7, _NOW - retry.GIVE_UP_AFTER)
 _WISH: Final = _NOW + _LATER
@@ -122,8 +128,17 @@ CASES: Final[tuple[Case, ...]] = (
     _case("too many sign-ins", "unsent", "soft", reason="auth_failed"),
     _case("turned away at the door", "unsent", "block"),
     _case("turned away at the door, the third time", "unsent", "block", history=_THIRD),
-    _case("settings do not fit, or the OAuth app", "unsent", "config"),
+    _case("settings do not fit", "unsent", "config"),
     _case("settings do not fit, the third time", "unsent", "config", history=_THIRD),
+    _case("the OAuth app is refused", "unsent", "config", app=_APP),
+    _case(
+        "the OAuth app is at its limit, a time is named",
+        "unsent",
+        "limit",
+        app=_APP,
+        retry_at=_WISH,
+    ),
+    _case("the OAuth app is at its limit", "deferred", "limit", app=_APP),
     _case("too late, stopping: our own doing", "unsent"),
 )
 
@@ -205,7 +220,8 @@ def _mailbox(decision: Decision) -> str:
     if decision.hold.until is not None:
         wait = decision.hold.until - _NOW
         until = "until the time named" if wait == _LATER else f"for {_span(wait)}"
-    return f"held (`{decision.hold.reason}`) {until}, with an issue"
+    about = "an issue" if decision.hold.app is None else "one issue for all mailboxes of the app"
+    return f"held (`{decision.hold.reason}`) {until}, with {about}"
 
 
 def _span(wait: timedelta) -> str:
@@ -235,7 +251,8 @@ def _api(kind: str) -> Iterator[str]:
     for rule in dialect.rules(kind):
         raw = {
             "name": rule.name,
-            "class": f"{rule.outcome_class.value}, {rule.submission.replace('_', ' ')}",
+            "class": f"{rule.outcome_class.value}, {rule.submission.replace('_', ' ')}"
+            + _REACHES[rule.reach],
             "sentence": rule.sentence,
             "source": rule.source,
         }

@@ -31,6 +31,21 @@ class Provers(Protocol):
     def prover(self, account: Account) -> Prover | None: ...
 
 
+async def prover(
+    accounts: Accounts, transport: Provers, workspace_id: int, mailbox_id: int
+) -> Prover | Unavailable:
+    """Return who looks at a mailbox's drafts, or why nobody can.
+
+    Raises `KeyServiceUnavailable` and what Postgres raises.
+    """
+    try:
+        account = await accounts.load(workspace_id, mailbox_id)
+        found = None if account is None else transport.prover(account)
+    except (SealBroken, KeyDenied, Unusable) as error:
+        return Unavailable(OutcomeClass.CONFIG, str(error))
+    return found or Unavailable(None, "the mailbox is disconnected, or has no drafts")
+
+
 class Drafts:
     """Knows which drafts are left over, and destroys them."""
 
@@ -55,23 +70,15 @@ class Drafts:
         self, workspace_id: int, mailbox_id: int, fence: Fence
     ) -> Destroyed | Gone | Unavailable:
         """See `proof.Prover.destroy`. Raises `KeyServiceUnavailable` and what Postgres raises."""
-        prover = await self._prover(workspace_id, mailbox_id)
-        return prover if isinstance(prover, Unavailable) else await prover.destroy(fence)
+        found = await prover(self._accounts, self._transport, workspace_id, mailbox_id)
+        return found if isinstance(found, Unavailable) else await found.destroy(fence)
 
     async def disarm(
         self, workspace_id: int, mailbox_id: int, fence: Fence
     ) -> Destroyed | Gone | Unavailable:
         """See `proof.Prover.disarm`. Raises `KeyServiceUnavailable` and what Postgres raises."""
-        prover = await self._prover(workspace_id, mailbox_id)
-        return prover if isinstance(prover, Unavailable) else await prover.disarm(fence)
-
-    async def _prover(self, workspace_id: int, mailbox_id: int) -> Prover | Unavailable:
-        try:
-            account = await self._accounts.load(workspace_id, mailbox_id)
-            prover = None if account is None else self._transport.prover(account)
-        except (SealBroken, KeyDenied, Unusable) as error:
-            return Unavailable(OutcomeClass.CONFIG, str(error))
-        return prover or Unavailable(None, "the mailbox is disconnected, or has no drafts")
+        found = await prover(self._accounts, self._transport, workspace_id, mailbox_id)
+        return found if isinstance(found, Unavailable) else await found.disarm(fence)
 
     async def run(self) -> None:
         """Tidy up from time to time."""

@@ -3,8 +3,39 @@
 from datetime import datetime
 
 from paceline_common import events, topics
+from paceline_common.address import without_addresses
 from paceline_common.db.outbox import Outgoing
-from paceline_sender.job import Report
+from paceline_common.tokens import app_subject
+from paceline_sender.domain.outcome import REMEDIES
+from paceline_sender.job import HoldRequest, Report
+
+
+def issue(
+    workspace: str, mailbox: str, hold: HoldRequest, now: datetime, traceparent: str | None = None
+) -> Outgoing:
+    """Return the issue that a hold is: about the mailbox, or about the OAuth app.
+
+    The server's words, whole, stay in the suspension: they may quote an address.
+    """
+    subject, detail = mailbox, without_addresses(hold.detail)
+    if hold.app is not None:
+        subject = app_subject(hold.app.provider, hold.app.client_id)
+        detail = f"{REMEDIES[hold.reason]} {detail}"
+    passes = hold.until is not None and hold.reason != "app_refused"
+    return Outgoing(
+        topic=topics.ISSUE_RAISED,
+        key=subject,
+        subject=subject,
+        body=events.IssueRaised(
+            workspace_id=workspace,
+            subject=subject,
+            code=hold.reason,
+            severity="warning" if passes else "error",
+            detail=detail,
+            raised_at=now,
+        ),
+        traceparent=traceparent,
+    )
 
 
 def facts(report: Report, now: datetime) -> list[Outgoing]:
@@ -40,6 +71,7 @@ def facts(report: Report, now: datetime) -> list[Outgoing]:
                 submitted=report.outcome == "deferred",
                 retry_at=report.retry_at,
                 status=report.status,
+                app_wide=report.hold is not None and report.hold.app is not None,
             )
         case "rejected":
             topic = topics.SEND_REJECTED

@@ -6,6 +6,7 @@ from typing import Final
 FAILPOINTS: Final[Mapping[str, str]] = {
     "sender.token_refreshed": "a grant has new tokens, not stored",
     "sender.token_stored": "a grant's new tokens are committed",
+    "sender.draft_intended": "that a draft is about to be made is committed, it is not made",
     "sender.draft_made": "a draft stands with the provider, nothing is claimed",
     "sender.draft_destroyed": "a draft left over is destroyed, that is not noted",
     "sender.before_claim": "a message is built and signed in for, not claimed",

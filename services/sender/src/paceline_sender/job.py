@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 from paceline_common import events, ids
 from paceline_providers.base import Fence, ThreadHint
-from paceline_sender.domain.outcome import Answer, History, HoldReason, OutcomeClass
+from paceline_sender.domain.outcome import Answer, App, History, HoldReason, OutcomeClass
 
 # Everything `sender.attempt` knows; the scheduler knows them all but `refused`.
 Verb = Literal["accepted", "deferred", "rejected", "failed", "in_doubt", "unsent", "refused"]
@@ -108,6 +108,11 @@ class Session(Protocol):
         """
         ...
 
+    @property
+    def makes_drafts(self) -> bool:
+        """Whether `prepare` leaves a draft with the provider."""
+        ...
+
     async def discard(self, fence: Fence) -> bool:
         """Destroy a draft that will not be sent; return whether it is gone. Never raises."""
         ...
@@ -141,13 +146,14 @@ class HoldRequest:
     """A mailbox to be suspended, with the server's own words.
 
     With `credential_version` it holds for that connect only: a mailbox that was connected
-    anew meanwhile stays open.
+    anew meanwhile stays open. With `app` the issue is about the OAuth app.
     """
 
     reason: HoldReason
     until: datetime | None
     detail: str
     credential_version: int | None = None
+    app: App | None = None
 
 
 @dataclass(frozen=True, slots=True)

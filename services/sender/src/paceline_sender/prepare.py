@@ -29,6 +29,7 @@ from paceline_sender.domain import message
 from paceline_sender.domain.outcome import REMEDIES, Answer
 from paceline_sender.domain.schedule import ClockReading
 from paceline_sender.drafts import Drafts
+from paceline_sender.intents import Intents
 from paceline_sender.job import HoldRequest, Job, Ready, Report, Session
 from paceline_sender.submit import Submitter
 from paceline_sender.transport import Account
@@ -70,6 +71,7 @@ class Preparer:
         *,
         composer: Composer,
         drafts: Drafts,
+        intents: Intents,
         prepare_ahead: timedelta,
         jobs_per_batch: int,
     ) -> None:
@@ -81,6 +83,7 @@ class Preparer:
         self._metrics = metrics
         self._composer = composer
         self._drafts = drafts
+        self._intents = intents
         self._prepare_ahead = prepare_ahead
         self._jobs_per_batch = jobs_per_batch
         self._queries = Queries("paceline_sender")
@@ -318,6 +321,8 @@ class Preparer:
             thread = ThreadHint(row.thread_id, row.previous_id)
         left: Fence | None = None
         try:
+            if session.makes_drafts:
+                await self._intents.note(job, row.provider)
             fence = await session.prepare(built.data, thread)
             if isinstance(fence, Answer):
                 await self._submitter.not_prepared(job, fence, built.history, row.provider)

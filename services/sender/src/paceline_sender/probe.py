@@ -19,6 +19,7 @@ from paceline_common.http import Problem, ProblemType, public_id
 from paceline_common.keys import KeyService, KeyServiceError, SealBroken
 from paceline_providers import aadsts, base, oauth
 from paceline_providers.base import ProbeResult
+from paceline_providers.classes import OutcomeClass
 from paceline_providers.proof import TokenRefused, TokenUnavailable
 from paceline_sender.accounts import Accounts, opened
 from paceline_sender.domain.message import is_address
@@ -189,7 +190,8 @@ async def _recheck(account: Account, transport: MailTransport) -> ProbeResult:
         except TokenRefused as refusal:
             return base.probe_result("auth_failed", str(refusal))
         except TokenUnavailable as failure:
-            return base.probe_result("connect_timeout", str(failure))
+            config = failure.outcome_class is OutcomeClass.CONFIG
+            return base.probe_result("app_refused" if config else "connect_timeout", str(failure))
     return await base.handshake(provider)
 
 

@@ -16,8 +16,7 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from paceline_common import events, failpoints, telemetry, topics
-from paceline_common.address import without_addresses
+from paceline_common import failpoints, telemetry
 from paceline_common.clock import Clock
 from paceline_common.db.outbox import Outbox, Outgoing
 from paceline_common.db.session import Database
@@ -25,6 +24,7 @@ from paceline_common.db.sql import Queries
 from paceline_common.kafka.quarantine import Fault, classify
 from paceline_common.telemetry import Metrics
 from paceline_providers.base import Fence
+from paceline_sender.apps import AppHolds
 from paceline_sender.batch import Batcher
 from paceline_sender.domain.outcome import (
     REMEDIES,
@@ -36,7 +36,7 @@ from paceline_sender.domain.outcome import (
     trim,
 )
 from paceline_sender.domain.schedule import CLAIM_AHEAD, ClockReading, PostgresClock
-from paceline_sender.facts import facts
+from paceline_sender.facts import facts, issue
 from paceline_sender.job import HoldRequest, Job, Ready, Report
 
 _LINGER_S: Final = 0.002
@@ -82,6 +82,7 @@ class Submitter:
         self._queries = Queries("paceline_sender")
         self._claims = Batcher(self._claim, linger_s=_LINGER_S, limit=jobs_per_batch, lanes=2)
         self._reports = Batcher(self._finish, linger_s=_LINGER_S, limit=jobs_per_batch, lanes=2)
+        self._apps = AppHolds(db, outbox, clock)
         self._connect_failures: dict[tuple[int, int], int] = {}
         self.postgres_clock = PostgresClock()
         self.stopping = stopping
@@ -149,6 +150,8 @@ class Submitter:
         Returns when it is committed, however long that takes.
         """
         applied = await self._reports.put(report)
+        if report.hold is not None and report.hold.reason == "app_limited":
+            await self._apps.hold(report.job, report.hold)
         self._metrics.counter("paceline_sends_total").labels(
             report.outcome, report.outcome_class or ""
         ).inc()
@@ -440,23 +443,7 @@ class Submitter:
             return []
         now = self._clock.now()
         log.warning("mailbox suspended", reason_code=hold.reason, **_about(job))
-        return [
-            Outgoing(
-                topic=topics.ISSUE_RAISED,
-                key=job.mailbox,
-                subject=job.mailbox,
-                body=events.IssueRaised(
-                    workspace_id=job.workspace,
-                    subject=job.mailbox,
-                    code=hold.reason,
-                    severity="warning" if hold.until else "error",
-                    # The server's words, whole, stay in the suspension: they may quote an address.
-                    detail=without_addresses(hold.detail),
-                    raised_at=now,
-                ),
-                traceparent=job.traceparent,
-            ),
-        ]
+        return [issue(job.workspace, job.mailbox, hold, now, job.traceparent)]
 
 
 def _given_back(ready: Ready, reason: str, *, claimed: bool = False) -> Report:
@@ -488,7 +475,9 @@ def _hold(
 ) -> HoldRequest | None:
     if hold is None:
         return None
-    return HoldRequest(hold.reason, hold.until, text or REMEDIES[hold.reason], credential_version)
+    return HoldRequest(
+        hold.reason, hold.until, text or REMEDIES[hold.reason], credential_version, hold.app
+    )
 
 
 def _json_fence(fence: Fence | None) -> str | None:

@@ -26,6 +26,7 @@ from paceline_providers.base import (
     Milestone,
     Outcome,
     Provider,
+    Reach,
     Rejected,
     ThreadHint,
     Unsent,
@@ -35,7 +36,7 @@ from paceline_providers.oauth import Grant, GrantTokens, TokenEndpoint, TokenSto
 from paceline_providers.proof import ApiProvider, Destroyed, Gone, Prover
 from paceline_providers.registry import API_PROVIDERS, PROVIDERS
 from paceline_providers.tls import context
-from paceline_sender.domain.outcome import THROTTLE_HOLD_FROM, Answer
+from paceline_sender.domain.outcome import THROTTLE_HOLD_FROM, Answer, App
 from paceline_sender.job import Session
 from paceline_sender.pool import ConnectionPool, Lease, Limits
 from paceline_sender.settings import SenderSettings
@@ -116,7 +117,8 @@ class MailTransport:
         self._pool = ConnectionPool(clock)
         self._boxes: WeakValueDictionary[tuple[int, int, int], _Box] = WeakValueDictionary()
         self._access: OrderedDict[tuple[int, int, int], tuple[str, datetime]] = OrderedDict()
-        self._resting: dict[tuple[int, int], datetime] = {}
+        # Until when a mailbox, or all of an app, were asked to wait.
+        self._resting: dict[tuple[int, int] | App, datetime] = {}
         self.http = httpx.AsyncClient(
             verify=context(settings.tls_ca_file),
             follow_redirects=False,
@@ -139,11 +141,12 @@ class MailTransport:
 
         Waits while an SMTP host has as many connections of the mailbox as it may.
         """
-        resting = self._resting.get(account.key)
-        if resting is not None:
-            if resting > self._clock.now():
-                return Answer("unsent", "soft", "throttled", retry_at=resting)
-            self._resting.pop(account.key, None)
+        for who in _whose(account):
+            resting = self._resting.get(who)
+            if resting is not None:
+                if resting > self._clock.now():
+                    return Answer("unsent", "soft", "throttled", retry_at=resting)
+                self._resting.pop(who, None)
         try:
             box = self._box(account)
             provider = self._provider(account, box)
@@ -275,12 +278,16 @@ class MailTransport:
         found = answer(outcome, self._clock.now())
         if account.oauth is not None:
             found = replace(found, by_grant=True, credential_version=account.credential_version)
+            if isinstance(outcome, Unsent | Deferred) and outcome.reach != "mailbox":
+                found = replace(found, app=_app(account.oauth, outcome.reach))
         elif found.outcome_class == "auth":
             found = replace(found, credential_version=account.credential_version)
         wish = found.retry_at if found.outcome_class == "soft" else None
         # A longer wish becomes a gate, which a person may open again.
+        if found.app is not None and found.outcome_class != "config":
+            wish = found.retry_at
         if wish is not None and wish - self._clock.now() < THROTTLE_HOLD_FROM:
-            self._resting[account.key] = wish
+            self._resting[found.app or account.key] = wish
         return found
 
 
@@ -301,6 +308,10 @@ class _Session:
         self._box = box
         self._session = session
         self._lease = lease
+
+    @property
+    def makes_drafts(self) -> bool:
+        return self._box.provider is not None and self._box.provider.capabilities.fence
 
     async def prepare(self, data: bytes, thread: ThreadHint | None) -> Fence | Answer | None:
         async with self._box.aside, self._box.turns:
@@ -379,6 +390,9 @@ class _Store:
         failpoints.hit("sender.token_stored")
         return stored
 
+    async def app_secret(self) -> str | None:
+        return await self.tokens.app_secret()
+
 
 class _NoStore:
     """For a mailbox that is not saved yet: its credential is all there is."""
@@ -388,6 +402,21 @@ class _NoStore:
 
     async def replace(self, seen_version: int, tokens: Mapping[str, Any]) -> Mapping[str, Any]:
         return {**tokens, "version": seen_version + 1}
+
+    async def app_secret(self) -> None:
+        return None
+
+
+def _app(oauth: Mapping[str, Any], reach: Reach) -> App:
+    tenant = str(oauth.get("tenant")) if reach == "tenant" else None
+    return App(str(oauth.get("provider")), str(oauth.get("client_id")), tenant)
+
+
+def _whose(account: Account) -> tuple[tuple[int, int] | App, ...]:
+    """Return whose wishes to wait hold for a mailbox."""
+    if account.oauth is None:
+        return (account.key,)
+    return (account.key, _app(account.oauth, "app"), _app(account.oauth, "tenant"))
 
 
 def _unsaved(error: Exception) -> None:

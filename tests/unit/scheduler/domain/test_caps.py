@@ -1,7 +1,7 @@
 """Counts and caps: days, hours, the rolling day, the ramp, and which rule sets a day's cap."""
 
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 import pytest
@@ -192,6 +192,14 @@ def test_throttled_mailbox_has_half_rounded_down_and_at_least_one() -> None:
     assert capped({"daily_cap": 0}, throttled) == DayCap(0, "daily_cap")
     assert capped({"ramp": None}, throttled) == DayCap(900, "throttled_cap"), "half its ceiling"
     assert day_cap(bare(), throttled, TODAY) == DayCap(None, "daily_cap"), "nothing to halve"
+
+
+def test_the_day_on_which_the_throttle_ends_is_whole_again() -> None:
+    midnight = datetime.combine(TODAY + timedelta(days=1), time(), bare().tz)
+    throttled = replace(KNOWN, throttled=True, throttled_until=midnight)
+    assert capped({"daily_cap": 30}, throttled) == DayCap(15, "throttled_cap")
+    tomorrow = TODAY + timedelta(days=1)
+    assert capped({"daily_cap": 30}, throttled, tomorrow) == DayCap(30, "daily_cap")
 
 
 def test_ramp_days_are_local_dates() -> None:

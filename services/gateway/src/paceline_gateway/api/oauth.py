@@ -16,6 +16,7 @@ from paceline_gateway import (
     mailbox_settings,
     oauth_apps,
     oauth_flow,
+    oauth_secrets,
     problems,
     trail,
 )
@@ -155,17 +156,26 @@ async def list_apps(parts: PartsDep, caller: Reader) -> list[AppOut]:
 
 @router.put("/apps/{provider}", operation_id="setOAuthApp", responses=answers())
 async def set_app(provider: OAuthProvider, body: AppIn, parts: PartsDep, caller: Writer) -> AppOut:
-    """Use an OAuth app of the workspace's own from now on; connected mailboxes keep theirs."""
+    """Use an OAuth app of the workspace's own from now on; connected mailboxes keep theirs.
+
+    A new secret of the same client id reaches the mailboxes that are connected through it:
+    none has to be reconnected.
+    """
     if body.tenant is not None and provider != "microsoft":
         raise Problem(problems.REQUEST_INVALID, "tenant: only Microsoft has tenants")
     secret = body.client_secret.get_secret_value()
     sealed = await app_secret.seal_for_workspace(parts.keys, caller.workspace_id, provider, secret)
+    of = oauth_secrets.Of(caller.workspace_id, provider, body.client_id)
+    now = parts.clock.now()
+    for_services = await oauth_secrets.seal(parts.keys, of, secret, now)
     values = {
         "client_id": body.client_id, "client_secret": sealed, "tenant": body.tenant,
-        "updated_at": parts.clock.now(),
+        "updated_at": now,
     }  # fmt: skip
     async with parts.db.transaction([caller.workspace_id]) as tx:
         await oauth_apps.save(tx, caller.workspace_id, provider, values)
+        await oauth_secrets.save(tx, for_services, is_newest=True)
+        await oauth_secrets.let_go_on(tx, of, caller.actor)
         await trail.audit(
             parts, tx, caller, "oauth_app.set", caller.workspace,
             provider=provider, client_id=body.client_id,

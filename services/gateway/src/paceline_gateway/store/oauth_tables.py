@@ -54,6 +54,23 @@ class OAuthApp(Base):
     updated_at: Mapped[datetime] = created()
 
 
+class OAuthSecret(Base):
+    """The newest secret of an app that mailboxes were connected through, sealed for each leg.
+
+    `set_at` is when the app's secret was set, there: a later one is never overwritten.
+    """
+
+    __tablename__ = "oauth_secret"
+    __table_args__ = (in_workspace(of="workspace"), one_of("provider", OAUTH_PROVIDERS))
+
+    workspace_id: Mapped[int] = mapped_column(primary_key=True)
+    provider: Mapped[str] = mapped_column(primary_key=True)
+    client_id: Mapped[str] = mapped_column(primary_key=True)
+    send_sealed: Mapped[bytes]
+    read_sealed: Mapped[bytes]
+    set_at: Mapped[datetime]
+
+
 class OAuthFlow(Base):
     """One attempt to connect a mailbox by consent, started by an API key.
 

@@ -35,12 +35,13 @@ from paceline_gateway.store.oauth_tables import (
     OAuthApp,
     OAuthFlow,
     OAuthInstallationApp,
+    OAuthSecret,
     OAuthState,
 )
 
 __all__ = [
-    "COMMON", "Attachment", "OAuthApp", "OAuthFlow", "OAuthInstallationApp", "OAuthState",
-    "StepAttachment", "Tracked",
+    "COMMON", "Attachment", "OAuthApp", "OAuthFlow", "OAuthInstallationApp", "OAuthSecret",
+    "OAuthState", "StepAttachment", "Tracked",
 ]  # fmt: skip
 
 ENCODINGS: Final = ("quoted-printable", "base64")

@@ -45,8 +45,8 @@ class SourceError(Exception):
     """The mailbox cannot be read now.
 
     `code` is one of `connect_refused`, `connect_timeout`, `connection_lost`, `tls_failed`,
-    `protocol_error`, `throttled`, a host rule's, or one of `REFUSALS`; `message` holds the
-    server's or the system's exact words, `retry_after` the server's own wish.
+    `protocol_error`, `throttled`, `APP_REFUSED`, a host rule's, or one of `REFUSALS`;
+    `message` holds the server's or the system's exact words, `retry_after` the server's wish.
     """
 
     def __init__(self, code: str, message: str, retry_after: timedelta | None = None) -> None:
@@ -56,6 +56,8 @@ class SourceError(Exception):
         self.retry_after = retry_after
 
 
+# The provider refuses the OAuth app: its operator mends that, for all its mailboxes.
+APP_REFUSED: Final = "app_refused"
 # Only a new credential or a person mends these.
 REFUSALS: Final = frozenset({"auth_failed", "grant_revoked", "credential_unreadable"})
 

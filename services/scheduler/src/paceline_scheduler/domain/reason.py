@@ -232,6 +232,18 @@ SECTIONS: Final[tuple[tuple[str, tuple[Reason, ...]], ...]] = (
                 "The provider no longer accepts the mailbox's credentials or consent.",
                 "Connect the mailbox again.",
             ),
+            Reason(
+                "app_refused",
+                "The provider refuses the OAuth app that the mailbox was connected through.",
+                "Set the app's client secret again; no mailbox has to be reconnected.",
+            ),
+            Reason(
+                "app_limited",
+                "The provider limits the OAuth app that the mailbox was connected through as a "
+                "whole: all its mailboxes wait.",
+                "Wait until the time it named; ask the provider for a higher quota, or connect "
+                "mailboxes through another app.",
+            ),
         ),
     ),
     (

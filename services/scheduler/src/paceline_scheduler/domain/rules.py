@@ -17,7 +17,7 @@ from paceline_scheduler.domain.caps import (
     RollingCount,
 )
 from paceline_scheduler.domain.ramp import Ramp
-from paceline_scheduler.domain.window import SendWindow
+from paceline_scheduler.domain.window import SendWindow, day_span
 
 Profile = Literal["mailbox", "node"]
 
@@ -79,7 +79,8 @@ class Rules:
 class State:
     """What is used and known of a mailbox. `health` and `stage` None: not yet known.
 
-    `next_at` is the cadence's next instant, None before the first send.
+    `next_at` is the cadence's next instant, None before the first send. While `throttled`
+    the days that begin before `throttled_until` (None: all) have half their cap.
     `domain_cap` is the budget of the sending domain, on the days of
     `domain_tz` (None: the mailbox's own zone).
     """
@@ -91,6 +92,7 @@ class State:
     health: int | None = None
     stage: int | None = None
     throttled: bool = False
+    throttled_until: datetime | None = None
     domain_cap: int | None = None
     domain_day: DayCount = field(default=NO_DAY)
     domain_tz: ZoneInfo | None = None
@@ -127,7 +129,8 @@ def day_cap(rules: Rules, state: State, day: date) -> DayCap:
         cap = rules.ramp.cap_on((day - rules.ramp_from).days)
         if limit is None or cap < limit:
             limit, reason = cap, "ramp_cap"
-    if state.throttled:
+    until = state.throttled_until
+    if state.throttled and (until is None or day_span(day, rules.tz).start < until):
         whole = rules.ceiling if limit is None else limit
         if whole is not None and whole > 0:
             limit, reason = max(1, whole // 2), "throttled_cap"

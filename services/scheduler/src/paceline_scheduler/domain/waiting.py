@@ -62,6 +62,8 @@ _RELEASES: Final[Mapping[str, tuple[str, str]]] = {
     "cooldown": ("resume", "resume {what} before its cooldown ends"),
     "node_failed": ("mend_mailbox", "mend the connection of {what}"),
     "grant_revoked": ("reconnect_mailbox", "connect {what} again"),
+    "app_refused": ("set_app_secret", "set the secret of the OAuth app of {what} again"),
+    "app_limited": ("raise_app_quota", "ask the provider for a higher quota of the OAuth app"),
     "no_steps": ("add_step", "add a step to {campaign}"),
     "no_mailbox": ("add_mailbox", "add a mailbox to {pools}"),
     "waiting_for_sender": ("reassign", "bring {what} back, or set stickiness to reassign"),

@@ -23,11 +23,23 @@ HoldReason = Literal[
     "limited",
     "sender_refused",
     "credential_unreadable",
+    "app_refused",
+    "app_limited",
 ]
 
 MAX_TEXT: Final = 1000
 # A shorter wish to wait is kept within the process: a gate of seconds would only be noise.
 THROTTLE_HOLD_FROM: Final = timedelta(minutes=1)
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """The OAuth app through which mailboxes were connected; with `tenant`, those of one
+    organization only."""
+
+    provider: str
+    client_id: str
+    tenant: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +49,8 @@ class Answer:
     `kind` unsent: MAIL FROM or the send request never left. `at_sender`: the
     refusal came at MAIL FROM and so speaks of the mailbox, not of the message.
     `by_grant`: the mailbox signs in by an OAuth grant, whose `credential_version` was
-    used. `retry_at` is the provider's own wish. `text` is the server's own words.
+    used. `app`: the refusal speaks of the OAuth app, and so of every mailbox that was connected
+    through it. `retry_at` is the provider's own wish. `text` is the server's own words.
 
     `message_id` is what recipients see where it was read back; `thread_id` the provider's
     conversation.
@@ -56,14 +69,19 @@ class Answer:
     thread_id: str | None = None
     by_grant: bool = False
     credential_version: int | None = None
+    app: App | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """The mailbox sends nothing until `until`; None: until somebody resumes it."""
+    """The mailbox sends nothing until `until`; None: until somebody resumes it.
+
+    With `app` a person has to look at the OAuth app, not at the mailbox.
+    """
 
     reason: HoldReason
     until: datetime | None
+    app: App | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +116,8 @@ def decide(
     Without a claim the answer was to something ahead of the submission: what would be tried
     again costs no capacity, and what never can be sent fails.
     """
+    if answer.app is not None and answer.kind in ("unsent", "deferred"):
+        return _of_app(answer, answer.app, now, claimed=claimed)
     match answer.kind:
         case "accepted":
             return Decision("accepted", None, "accepted")
@@ -112,6 +132,18 @@ def decide(
             if decision.outcome == "deferred":
                 return replace(decision, outcome="unsent")
             return replace(decision, outcome="failed", reason="message_refused")
+
+
+def _of_app(answer: Answer, app: App, now: datetime, *, claimed: bool) -> Decision:
+    """Every mailbox of the app would get the same answer: none of it counts against this one."""
+    outcome: Outcome = "deferred" if answer.kind == "deferred" and claimed else "unsent"
+    if answer.outcome_class == "config":
+        until = now + retry.CONNECT_HOLD
+        return Decision(outcome, "config", "app_refused", until, Hold("app_refused", until, app))
+    until = answer.retry_at or now + retry.APP_HOLD
+    if until - now < THROTTLE_HOLD_FROM:
+        return Decision(outcome, "soft", "throttled", until)
+    return Decision(outcome, "limit", "limit:app", until, Hold("app_limited", until, app))
 
 
 def _unsent(answer: Answer, history: History, now: datetime, rng: random.Random) -> Decision:
@@ -215,4 +247,12 @@ REMEDIES: Final[dict[HoldReason, str]] = {
         " has to lift that."
     ),
     "credential_unreadable": "The stored credential cannot be opened: connect the mailbox again.",
+    "app_refused": (
+        "The provider refuses the OAuth app: its operator has to check the client id and set the"
+        " client secret again. No mailbox has to be reconnected."
+    ),
+    "app_limited": (
+        "The provider limits the OAuth app as a whole: all its mailboxes wait until the time it"
+        " named. Ask the provider for a higher quota, or connect mailboxes through another app."
+    ),
 }

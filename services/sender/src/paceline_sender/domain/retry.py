@@ -20,6 +20,8 @@ GIVE_UP_AFTER: Final = timedelta(hours=72)
 LIMIT_HOLD: Final = timedelta(hours=24)
 # A failed node is looked at again every 15 minutes.
 CONNECT_HOLD: Final = timedelta(minutes=15)
+# A limit of an OAuth app that names no time: an hour of all its mailboxes is a lot already.
+APP_HOLD: Final = timedelta(hours=1)
 CONNECT_FAILURES_BEFORE_HOLD: Final = 3
 
 

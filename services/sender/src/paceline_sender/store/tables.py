@@ -134,6 +134,26 @@ class Message(Base):  # type: ignore[misc, valid-type]
     thread_mailbox_id: Mapped[int | None]
 
 
+class DraftIntent(Base):  # type: ignore[misc, valid-type]
+    """A lease for which a draft may stand with the provider, known to one process at most.
+
+    Written before the draft is made; over once an attempt has the draft, or once it was looked
+    for (`look_at`) and none can come any more.
+    """
+
+    __tablename__ = "draft_intent"
+    __table_args__ = (Index(None, "look_at"),)
+
+    workspace_id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[int] = mapped_column(primary_key=True)
+    fence: Mapped[int] = mapped_column(Integer, primary_key=True)
+    mailbox_id: Mapped[int]
+    provider: Mapped[str]
+    not_after: Mapped[datetime]
+    created_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    look_at: Mapped[datetime]
+
+
 class Doubt(Base):  # type: ignore[misc, valid-type]
     """A claimed attempt whose outcome nobody knows, and what was found out since.
 

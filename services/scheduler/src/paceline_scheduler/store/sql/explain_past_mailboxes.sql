@@ -4,7 +4,9 @@
 WITH held AS MATERIALIZED (
     SELECT s.scope, s.ref,
         min(CASE
-            WHEN s.scope = 'mailbox' AND s.reason IN ('cooldown', 'grant_revoked') THEN s.reason
+            WHEN s.scope = 'mailbox' AND s.reason IN (
+                'cooldown', 'grant_revoked', 'app_refused', 'app_limited')
+                THEN s.reason
             WHEN s.scope = 'mailbox' AND scheduler.is_node_failure(s.reason) THEN 'node_failed'
             ELSE s.scope || '_suspended' END) AS code,
         CASE WHEN bool_and(s.until IS NOT NULL) THEN max(s.until) END AS until

@@ -13,7 +13,9 @@ SELECT
         WHEN j.state NOT IN ('queued', 'reserved') THEN 'outcome_recorded'
         WHEN s.scope = 'campaign' AND s.reason IN ('not_started', 'paused', 'stopped')
             THEN 'campaign_' || s.reason
-        WHEN s.scope = 'mailbox' AND s.reason IN ('cooldown', 'grant_revoked') THEN s.reason
+        WHEN s.scope = 'mailbox' AND s.reason IN (
+                'cooldown', 'grant_revoked', 'app_refused', 'app_limited')
+            THEN s.reason
         -- As `is_node_failure` says; a view's reader may not call it.
         WHEN s.scope = 'mailbox' AND s.reason IN ('node_failed', 'probe_send_failed',
             'probe_read_failed', 'auth_failed', 'connect_failed', 'sender_refused',
