@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from paceline_common import ids
+from paceline_gateway.parts import Parts
 
 from .conftest import Tenant
 
@@ -196,3 +197,16 @@ async def test_receipts_say_what_became_of_each_row(tenant: Tenant) -> None:
         "items"
     ]
     assert (refused["row"], refused["reason"]) == (4, "campaign_stopped")
+
+
+@pytest.mark.parametrize("as_form", [False, True])
+async def test_a_file_past_the_limit_is_refused_and_one_at_it_is_taken(
+    tenant: Tenant, parts: Parts, as_form: bool
+) -> None:
+    parts.settings = parts.settings.model_copy(update={"import_max_bytes": 2000})
+    path = f"/v1/campaigns/{await tenant.campaign()}/imports"
+    whole = b"email,note\na@lead.test," + b"x" * 1976 + b"\n"
+    for content, status in ((whole, 201), (whole + b"\n", 413)):
+        sent = {"files": {"file": ("leads.csv", content)}} if as_form else {"content": content}
+        answer = await tenant.call("POST", path, status, **sent)
+    assert (answer["code"], answer["max_bytes"]) == ("import_too_large", 2000)

@@ -5,6 +5,7 @@ import pytest
 
 from paceline_common import ids
 from paceline_common.address import AddressHasher
+from paceline_gateway import idempotency
 from paceline_gateway.app import build
 from paceline_gateway.parts import Parts
 
@@ -95,6 +96,30 @@ async def test_an_idempotency_key_makes_a_repeat_harmless(tenant: Tenant) -> Non
     assert (await tenant.call("POST", path, 422, **other))["code"] == "idempotency_key_reused"
     await tenant.call("POST", path, 202, json=request["json"])
     assert len(tenant.outbox("lead-enrolled")) == 2
+
+
+async def test_old_keys_are_forgotten_and_their_repeats_still_enroll_nobody_again(
+    tenant: Tenant, parts: Parts
+) -> None:
+    path = f"/v1/campaigns/{await tenant.campaign()}/leads"
+
+    async def enrolled(key: str, email: str) -> str:
+        told = await tenant.call(
+            "POST", path, 202, json={"leads": [{"email": email}]}, headers={"Idempotency-Key": key}
+        )
+        return str(told["accepted"][0]["event_id"])
+
+    first, taken = await enrolled("repeated", "a@lead.test"), await enrolled("taken", "b@lead.test")
+    tenant.rows("UPDATE gateway.idempotency_key SET created_at = created_at - interval '31 days'"
+                " WHERE workspace_id = %s", tenant.number)  # fmt: skip
+    await enrolled("new", "c@lead.test")
+    assert await idempotency.trim(parts) >= 2
+    assert tenant.rows(
+        "SELECT key FROM gateway.idempotency_key WHERE workspace_id = %s", tenant.number
+    ) == [{"key": "new"}]
+    # The scheduler takes an event once, by its id: the first time it comes.
+    assert await enrolled("repeated", "a@lead.test") == first
+    assert await enrolled("taken", "d@lead.test") != taken
 
 
 async def test_a_stopped_campaign_takes_no_leads(tenant: Tenant) -> None:

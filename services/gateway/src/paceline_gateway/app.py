@@ -10,7 +10,15 @@ from sqlalchemy.exc import DataError
 from paceline_common.http import REQUEST_INVALID, Problem
 from paceline_common.service import Service
 from paceline_common.storage import AttachmentFiles, ObjectStore
-from paceline_gateway import attachments, lifecycle, oauth_flow, oauth_secrets, tracking, unsubscribe
+from paceline_gateway import (
+    attachments,
+    idempotency,
+    lifecycle,
+    oauth_flow,
+    oauth_secrets,
+    tracking,
+    unsubscribe,
+)
 from paceline_gateway.api import attachments as attachments_api
 from paceline_gateway.api import (
     campaign_life,
@@ -92,6 +100,7 @@ def build(settings: GatewaySettings) -> Service:
     service.background("oauth-flows", lambda: oauth_flow.tidy_when_due(parts))
     service.background("oauth-secrets", lambda: oauth_secrets.share_when_due(parts))
     service.background("attachments", lambda: attachments.sweep_when_due(parts))
+    service.background("idempotency-keys", lambda: idempotency.trim_when_due(parts))
     service.readiness("keys", service.keys.check)
     return service
 

@@ -42,3 +42,6 @@ class GatewaySettings(ServiceSettings, OAuthEndpoints, StorageSettings):
     # A capacity is shown beside every cap: what does not come soon is left out.
     pacing_timeout_s: float = Field(default=5.0, gt=0)
     scheduled_start_every_s: float = Field(default=1.0, gt=0)
+    # Longer than anybody repeats a request. A repeat after that still enrolls nobody again: events
+    # have the ids that they had.
+    idempotency_retention_days: int = Field(default=30, ge=1)

@@ -1,6 +1,5 @@
 """Leads: enrolled by JSON, read and edited."""
 
-import hashlib
 import json
 from datetime import datetime
 from typing import Annotated, Any
@@ -8,13 +7,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, status
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy import select
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paceline_common import ids
 from paceline_common.http import Problem
-from paceline_gateway import enroll, paging, problems
+from paceline_gateway import enroll, idempotency, paging, problems
 from paceline_gateway.api.types import (
     CampaignId,
     IdempotencyKey,
@@ -23,12 +21,11 @@ from paceline_gateway.api.types import (
     Timezone,
     answers,
 )
-from paceline_gateway.auth import Caller, Enroller, Reader, Writer
+from paceline_gateway.auth import Enroller, Reader, Writer
 from paceline_gateway.domain.csv_row import Lead
 from paceline_gateway.paging import Cursor, Limit, Page
 from paceline_gateway.parts import PartsDep
 from paceline_gateway.store import foreign
-from paceline_gateway.store.tables import IdempotencyKey as IdempotencyRow
 
 router = APIRouter(prefix="/v1", tags=["leads"])
 
@@ -133,7 +130,9 @@ async def enroll_leads(
     hasher = await parts.hasher()
     good: list[tuple[str, Lead, int | None]] = []
     answer = LeadsOut(accepted=[], errors=[])
-    batch = idempotency_key or ids.new_event_id()
+    request = idempotency.digest(body)
+    # The same ids for a repeat, however late; others for another request under the same key.
+    batch = f"{idempotency_key}/{request.hex()}" if idempotency_key else ids.new_event_id()
     for index, one in enumerate(body.leads):
         if fault := enroll.address_fault(one.email):
             answer.errors.append(
@@ -148,8 +147,8 @@ async def enroll_leads(
             problems.LEADS_INVALID, errors=[error.model_dump() for error in answer.errors]
         )
     async with parts.db.transaction([caller.workspace_id]) as tx:
-        if idempotency_key and not await _first_use(
-            tx, caller, f"leads/{campaign_id}", idempotency_key, body
+        if idempotency_key and not await idempotency.first_use(
+            tx, caller.workspace_id, f"leads/{campaign_id}", idempotency_key, request
         ):
             return answer
         await enroll.demand_open(tx, caller.workspace_id, campaign_id)
@@ -192,30 +191,6 @@ async def change_lead(lead_id: LeadId, body: LeadPatch, parts: PartsDep, caller:
         if not await foreign.edit_lead(tx, caller.workspace_id, lead_id, patch):
             raise _missing()
         return await _one(tx, lead_id)
-
-
-async def _first_use(
-    tx: AsyncConnection, caller: Caller, scope: str, key: str, body: BaseModel
-) -> bool:
-    """Remember the key; tell whether it is new, and refuse it for another request."""
-    digest = hashlib.sha256(body.model_dump_json().encode()).digest()
-    mine = (
-        IdempotencyRow.workspace_id == caller.workspace_id,
-        IdempotencyRow.scope == scope,
-        IdempotencyRow.key == key,
-    )
-    fresh = await tx.execute(
-        insert(IdempotencyRow)
-        .values(workspace_id=caller.workspace_id, scope=scope, key=key, digest=digest)
-        .on_conflict_do_nothing()
-        .returning(IdempotencyRow.key)
-    )
-    if fresh.one_or_none() is not None:
-        return True
-    held = (await tx.execute(select(IdempotencyRow.digest).where(*mine))).scalar_one()
-    if bytes(held) != digest:
-        raise Problem(problems.IDEMPOTENCY_REUSED)
-    return False
 
 
 async def _one(tx: AsyncConnection, lead_id: int) -> LeadOut:

@@ -420,7 +420,7 @@ class IdempotencyKey(Base):
     """A request that was answered: the same key with another body is refused."""
 
     __tablename__ = "idempotency_key"
-    __table_args__ = (in_workspace(of="workspace"),)
+    __table_args__ = (in_workspace(of="workspace"), Index(None, "created_at"))
 
     workspace_id: Mapped[int] = mapped_column(primary_key=True)
     scope: Mapped[str] = mapped_column(primary_key=True)
