@@ -43,7 +43,7 @@ _OVERTIME_S: Final = 900.0
 _ROW: Final = 30
 _BACKLOG: Final = 60
 _SHORT_ROW: Final = 9
-_SHORT_BACKLOG: Final = 16
+_SHORT_BACKLOG: Final = 24
 _HURRY_S: Final = 8.0
 # Longer than anything that still acts by itself: a DSN, a poll of an inbox, a look for abandoned.
 _STILL_S: Final = 6.0
