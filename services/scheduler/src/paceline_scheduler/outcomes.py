@@ -14,6 +14,7 @@ from paceline_common.events import Bounced, Replied, SendDeferred, SendInDoubt, 
 from paceline_common.kafka.subscribe import Delivery
 from paceline_scheduler.contact import Holds, load_colleagues
 from paceline_scheduler.domain import sequence
+from paceline_scheduler.limits import Limits
 
 
 class Outcomes:
@@ -35,6 +36,7 @@ class Outcomes:
         self._wake = wake
         self._holds = holds
         self._free_mail = free_mail
+        self._limits = Limits(queries, outbox)
 
     async def sent(self, tx: AsyncConnection, deliveries: Sequence[Delivery[Sent]]) -> None:
         """Create the next step's job, or finish the enrollment after its last step."""
@@ -98,12 +100,16 @@ class Outcomes:
         after_commit(tx, "pacer", self._wake)
 
     async def bounced(self, tx: AsyncConnection, deliveries: Sequence[Delivery[Bounced]]) -> None:
-        """End enrollments whose message did not arrive; an open next job is cancelled."""
+        """End enrollments whose message did not arrive; an open next job is cancelled.
+
+        A provider that took a message and says later that it was over a limit limits its mailbox.
+        """
         named = [one for one in deliveries if one.body.enrollment_id is not None]
         await self._finish(
             tx,
             [(*_enrollment(one), "bounced", f"{one.body.bounce_class}_bounce") for one in named],
         )
+        await self._limited(tx, [one for one in deliveries if one.body.bounce_class == "limit"])
 
     async def replied(self, tx: AsyncConnection, deliveries: Sequence[Delivery[Replied]]) -> None:
         """End enrollments that a human answered, and where wanted all others of the company."""
@@ -123,9 +129,18 @@ class Outcomes:
     async def deferred(
         self, tx: AsyncConnection, deliveries: Sequence[Delivery[SendDeferred]]
     ) -> None:
-        """Note the change: the job was queued again by `finish_send`, which told the pacer."""
+        """Note the change, and what it says of the mailbox: the job itself was queued again by
+        `finish_send`, which told the pacer."""
         named = [one for one in deliveries if one.body.enrollment_id is not None]
         await self._touch(tx, [_enrollment(one) for one in named])
+        await self._limited(
+            tx,
+            [
+                one
+                for one in deliveries
+                if one.body.outcome_class == "limit" and not one.body.app_wide
+            ],
+        )
         after_commit(tx, "pacer", self._wake)
 
     async def in_doubt(
@@ -183,6 +198,20 @@ class Outcomes:
         )
         after_commit(tx, "outbox", self._outbox.wake.set)
         await self._holds.ended(tx, [(one[0], one[1]) for one in ends])
+
+    async def _limited(
+        self, tx: AsyncConnection, deliveries: Sequence[Delivery[SendDeferred] | Delivery[Bounced]]
+    ) -> None:
+        throttled = await self._limits.note(
+            tx,
+            [
+                (one.workspace_id, ids.decode("mbx", one.body.mailbox_id), one.time)
+                for one in deliveries
+            ],
+        )
+        if throttled:
+            after_commit(tx, "outbox", self._outbox.wake.set)
+            after_commit(tx, "pacer", self._wake)
 
     async def _touch(self, tx: AsyncConnection, enrollments: Sequence[tuple[int, int]]) -> None:
         if enrollments:

@@ -299,6 +299,9 @@ class MailboxBudget(Base):
         CheckConstraint("stage BETWEEN 0 AND 5", name="stage"),
         CheckConstraint("types BETWEEN 0 AND 7", name="types"),
         CheckConstraint("ceiling >= 0", name="ceiling"),
+        CheckConstraint(
+            "(limited_day IS NULL) = (limited_times = 0) AND limited_times >= 0", name="limited"
+        ),
         # Room for updates in place.
         {"postgresql_with": {"fillfactor": 70}},
     )
@@ -341,6 +344,8 @@ class MailboxBudget(Base):
     stage: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
     health_version: Mapped[int] = mapped_column(server_default=text("0"))
     throttled_until: Mapped[datetime | None]
+    limited_day: Mapped[date | None] = mapped_column(Date)
+    limited_times: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     inactive_since: Mapped[datetime | None]
 
 
