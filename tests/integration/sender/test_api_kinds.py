@@ -230,18 +230,18 @@ async def test_a_grant_that_was_renewed_meanwhile_is_not_suspended_for_the_old_o
     box.revoke()
     sender = await run()
     job = world.job(world.lead("bob@example.test"), in_ms=8000, grace_ms=4000)
-    record = sender.submitter._record
+    record = sender.submitter._recorder._record
 
     async def reconnected_first(batch: Any) -> Any:
         await box.connect()
         return await record(batch)
 
-    sender.submitter._record = reconnected_first  # type: ignore[method-assign]
+    sender.submitter._recorder._record = reconnected_first  # type: ignore[method-assign]
     sender.preparer.hold([job])
     await until(lambda: world.job_row(job)["state"] == "queued", "given back")
     assert world.suspensions() == []
     assert world.events("issue-raised") == []
-    sender.submitter._record = record  # type: ignore[method-assign]
+    sender.submitter._recorder._record = record  # type: ignore[method-assign]
     await sent(world, sender, enrollment=world.lead("c@example.test"))
 
 

@@ -412,7 +412,7 @@ async def test_an_outage_between_answer_and_record_loses_nothing(
     transport: FakeTransport,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    record = sender.submitter._record
+    record = sender.submitter._recorder._record
     failures = 3
 
     async def away(batch: Any) -> None:
@@ -422,7 +422,7 @@ async def test_an_outage_between_answer_and_record_loses_nothing(
             raise ConnectionError("Postgres is away")
         await record(batch)
 
-    monkeypatch.setattr(sender.submitter, "_record", away)
+    monkeypatch.setattr(sender.submitter._recorder, "_record", away)
     job = world.job(world.lead("bob@example.test"))
     sender.preparer.hold([job])
     await finished(world, job, "sent")

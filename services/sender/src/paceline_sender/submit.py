@@ -1,30 +1,25 @@
-"""Claim → provider → outcome: the only module that owns two transactions.
+"""Claim → provider → outcome.
 
 The claim commits before MAIL FROM; the outcome, the scheduler's verdict and
-the events commit together after the answer. Between the two lies the only
-window in which a crash leaves a job in doubt.
+the events commit together after the answer (`record`). Between the two lies
+the only window in which a crash leaves a job in doubt.
 """
 
 import asyncio
-import itertools
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from paceline_common import failpoints, telemetry
 from paceline_common.clock import Clock
-from paceline_common.db.outbox import Outbox, Outgoing
+from paceline_common.db.outbox import Outbox
 from paceline_common.db.session import Database
 from paceline_common.db.sql import Queries
-from paceline_common.kafka.quarantine import Fault, classify
 from paceline_common.telemetry import Metrics
 from paceline_providers.base import Fence
-from paceline_sender.apps import AppHolds
 from paceline_sender.batch import Batcher
 from paceline_sender.domain.outcome import (
     REMEDIES,
@@ -36,14 +31,11 @@ from paceline_sender.domain.outcome import (
     trim,
 )
 from paceline_sender.domain.schedule import CLAIM_AHEAD, ClockReading, PostgresClock
-from paceline_sender.facts import facts, issue
 from paceline_sender.job import HoldRequest, Job, Ready, Report
+from paceline_sender.record import LINGER_S, Recorder, about_job, json_fence
 
-_LINGER_S: Final = 0.002
 # The event loop's timers have a grain of 1 ms: the last stretch is spent turning it over.
 _SPIN_S: Final = 0.0015
-_RETRY_S: Final = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0)
-_BUG_TRIES: Final = 5
 # Refusals that mean the lease is somebody else's by now: there is nothing to give back.
 _GONE: Final = frozenset({"stale_fence", "not_reserved", "unknown"})
 
@@ -74,15 +66,13 @@ class Submitter:
         jobs_per_batch: int,
     ) -> None:
         self._db = db
-        self._outbox = outbox
         self._clock = clock
         self._metrics = metrics
         self._rng = rng
         self._instance_id = instance_id
         self._queries = Queries("paceline_sender")
-        self._claims = Batcher(self._claim, linger_s=_LINGER_S, limit=jobs_per_batch, lanes=2)
-        self._reports = Batcher(self._finish, linger_s=_LINGER_S, limit=jobs_per_batch, lanes=2)
-        self._apps = AppHolds(db, outbox, clock)
+        self._claims = Batcher(self._claim, linger_s=LINGER_S, limit=jobs_per_batch, lanes=2)
+        self._recorder = Recorder(db, outbox, clock, metrics, jobs_per_batch=jobs_per_batch)
         self._connect_failures: dict[tuple[int, int], int] = {}
         self.postgres_clock = PostgresClock()
         self.stopping = stopping
@@ -145,17 +135,8 @@ class Submitter:
         self._connect_failures.pop((job.workspace_id, job.mailbox_id), None)
 
     async def report(self, report: Report) -> bool:
-        """Record what became of a try; return whether the scheduler's job was still this one's.
-
-        Returns when it is committed, however long that takes.
-        """
-        applied = await self._reports.put(report)
-        if report.hold is not None and report.hold.reason == "app_limited":
-            await self._apps.hold(report.job, report.hold)
-        self._metrics.counter("paceline_sends_total").labels(
-            report.outcome, report.outcome_class or ""
-        ).inc()
-        return applied
+        """Record what became of a try: see `Recorder.report`."""
+        return await self._recorder.report(report)
 
     # ---- before MAIL FROM
 
@@ -170,7 +151,7 @@ class Submitter:
             try:
                 verdict = await self._claims.put(ready)
             except Exception as error:  # noqa: BLE001 - whatever it was, the claim may have committed
-                log.warning("claim failed", **_about(job), **telemetry.describe_error(error))
+                log.warning("claim failed", **about_job(job), **telemetry.describe_error(error))
                 return not await self.report(_given_back(ready, "claim_failed", claimed=True))
             if verdict.claimed:
                 if verdict.message_id == ready.message_id:
@@ -185,7 +166,7 @@ class Submitter:
                 self.postgres_clock.forget()
                 self.postgres_clock.learn(verdict.reading)
                 continue
-            log.info("claim refused", reason_code=verdict.reason, **_about(job))
+            log.info("claim refused", reason_code=verdict.reason, **about_job(job))
             if verdict.reason not in _GONE:
                 await self.report(_refused(ready, verdict.reason))
             return False
@@ -238,7 +219,7 @@ class Submitter:
                     "message_ids": [ready.message_id for ready in batch],
                     "subjects": [ready.subject for ready in batch],
                     "references": [_json_list(ready.references) for ready in batch],
-                    "drafts": [_json_fence(ready.fence) for ready in batch],
+                    "drafts": [json_fence(ready.fence) for ready in batch],
                     "variants": [ready.variant for ready in batch],
                     "instance": self._instance_id,
                 },
@@ -293,158 +274,6 @@ class Submitter:
             fence=fence,
         )
 
-    async def _finish(self, batch: Sequence[Report]) -> list[bool]:
-        # One after the other, so that the job's row decides between an answer
-        # and a doubt; of two in one transaction both would count as applied.
-        first: dict[tuple[int, int], Report] = {}
-        again: list[Report] = []
-        for report in batch:
-            place = (report.job.workspace_id, report.job.job_id)
-            if place in first:
-                again.append(report)
-            else:
-                first[place] = report
-        applied = await self._finish_each_job(list(first.values()))
-        late = iter(await self._finish(again)) if again else iter(())
-        return [
-            report.job.key in applied
-            if first[report.job.workspace_id, report.job.job_id] is report
-            else next(late)
-            for report in batch
-        ]
-
-    async def _finish_each_job(self, batch: Sequence[Report]) -> set[tuple[int, int, int]]:
-        for attempt in itertools.count():
-            try:
-                return await self._record(batch)
-            except Exception as error:  # noqa: BLE001 - an answer must not be lost to any of them
-                about = {"count": len(batch), **telemetry.describe_error(error)}
-                if classify(error) is not Fault.DEPENDENCY:
-                    if len(batch) > 1:
-                        alone = [self._finish_each_job([report]) for report in batch]
-                        return set().union(*await asyncio.gather(*alone))
-                    if attempt >= _BUG_TRIES:
-                        # Its attempt stays open: the reconciler names it in doubt.
-                        log.error("outcome given up", **about, **_about(batch[0].job))
-                        break
-                log.warning("outcome not recorded yet", attempt=attempt + 1, **about)
-                await asyncio.sleep(_RETRY_S[min(attempt, len(_RETRY_S) - 1)])
-        return set()
-
-    async def _record(self, batch: Sequence[Report]) -> set[tuple[int, int, int]]:
-        jobs = [report.job for report in batch]
-        async with self._db.transaction(job.workspace_id for job in jobs) as tx:
-            # Gates before jobs: the order in which every transaction locks them.
-            outgoing: list[Outgoing] = []
-            for report in sorted(batch, key=lambda one: (one.job.workspace_id, one.job.mailbox_id)):
-                if report.hold is not None:
-                    outgoing += await self._suspend(tx, report, report.hold)
-            applied = await self._tell_scheduler(tx, batch)
-            # A lease that was somebody else's by the time it was given back is no try of ours.
-            told = [
-                report
-                for report in batch
-                if report.claimed
-                or report.hold
-                or report.outcome != "unsent"
-                or report.job.key in applied
-            ]
-            await tx.execute(
-                self._queries["record_outcomes"],
-                {
-                    "workspaces": [report.job.workspace_id for report in told],
-                    "jobs": [report.job.job_id for report in told],
-                    "fences": [report.job.fence for report in told],
-                    "claimed": [report.claimed for report in told],
-                    "enrollments": [report.job.enrollment_id for report in told],
-                    "campaigns": [report.job.campaign_id for report in told],
-                    "steps": [report.job.step for report in told],
-                    "mailboxes": [report.job.mailbox_id for report in told],
-                    "providers": [report.provider for report in told],
-                    "outcomes": [report.outcome for report in told],
-                    "classes": [report.outcome_class for report in told],
-                    "reasons": [report.reason for report in told],
-                    "codes": [report.code for report in told],
-                    "statuses": [report.status for report in told],
-                    "texts": [report.text for report in told],
-                    "provider_message_ids": [report.provider_message_id for report in told],
-                    "sent_ats": [report.at for report in told],
-                    "drafts": [_json_fence(report.fence) for report in told],
-                    # Of one that is in doubt whatever its answer, the draft is the only proof.
-                    "left_drafts": [
-                        report.leaves_draft and (report.job.key in applied or not report.claimed)
-                        for report in told
-                    ],
-                    "sent_message_ids": [report.sent_message_id for report in told],
-                    "thread_ids": [report.thread_id for report in told],
-                },
-            )
-            for report in batch:
-                if report.job.key in applied:
-                    outgoing += facts(report, self._clock.now())
-            await self._outbox.add(tx, outgoing)
-            failpoints.hit("sender.before_outcome_commit")
-        return applied
-
-    async def _tell_scheduler(
-        self, tx: AsyncConnection, batch: Sequence[Report]
-    ) -> set[tuple[int, int, int]]:
-        # A refused claim left the job reserved: it goes back like any unsent one.
-        applied = await self._finish_sends(
-            tx, batch, ["unsent" if one.outcome == "refused" else one.outcome for one in batch]
-        )
-        # Somebody took this attempt for lost and named it in doubt. It lives, and says itself that
-        # nothing was accepted: there is no better witness.
-        late = [
-            one
-            for one in batch
-            if one.claimed and one.outcome in ("unsent", "deferred") and one.job.key not in applied
-        ]
-        if late:
-            applied |= await self._finish_sends(tx, late, ["proven_unsent"] * len(late))
-        return applied
-
-    async def _finish_sends(
-        self, tx: AsyncConnection, batch: Sequence[Report], outcomes: Sequence[str]
-    ) -> set[tuple[int, int, int]]:
-        jobs = [report.job for report in batch]
-        rows = await tx.execute(
-            self._queries["finish_sends"],
-            {
-                "workspaces": [job.workspace_id for job in jobs],
-                "jobs": [job.job_id for job in jobs],
-                "fences": [job.fence for job in jobs],
-                "outcomes": list(outcomes),
-                "reasons": [report.reason for report in batch],
-                "retry_ats": [report.retry_at for report in batch],
-            },
-        )
-        done = {(row.workspace_id, row.job_id) for row in rows if row.applied}
-        return {job.key for job in jobs if (job.workspace_id, job.job_id) in done}
-
-    async def _suspend(
-        self, tx: AsyncConnection, report: Report, hold: HoldRequest
-    ) -> list[Outgoing]:
-        job = report.job
-        # The scheduler writes the audit record of its gates itself.
-        suspended = await tx.scalar(
-            self._queries["suspend"],
-            {
-                "workspace": job.workspace_id,
-                "mailbox": job.mailbox_id,
-                "reason": hold.reason,
-                "until": hold.until,
-                "detail": hold.detail,
-                "credential_version": hold.credential_version,
-            },
-        )
-        if suspended is None:
-            log.info("connected anew meanwhile", reason_code=hold.reason, **_about(job))
-            return []
-        now = self._clock.now()
-        log.warning("mailbox suspended", reason_code=hold.reason, **_about(job))
-        return [issue(job.workspace, job.mailbox, hold, now, job.traceparent)]
-
 
 def _given_back(ready: Ready, reason: str, *, claimed: bool = False) -> Report:
     return Report(
@@ -480,18 +309,5 @@ def _hold(
     )
 
 
-def _json_fence(fence: Fence | None) -> str | None:
-    return None if fence is None else json.dumps(asdict(fence))
-
-
 def _json_list(items: Sequence[str]) -> str:
     return json.dumps(list(items))
-
-
-def _about(job: Job) -> dict[str, str | int]:
-    return {
-        "workspace": job.workspace,
-        "job": job.public_id,
-        "mailbox": job.mailbox,
-        "fence": job.fence,
-    }
