@@ -179,7 +179,6 @@ class Instance:
             "PACELINE_FAILPOINTS_DIR": str(self.orders),
             "PACELINE_DRAIN_GRACE_S": "5",
             "PACELINE_KAFKA_SESSION_TIMEOUT_S": "5",
-            "PACELINE_LOCK_TIMEOUT_MS": "2000",
             "PACELINE_STATEMENT_TIMEOUT_MS": "8000",
             "PYTHONUNBUFFERED": "1",
             "LD_PRELOAD": str(_FAKETIME),
