@@ -37,6 +37,7 @@ from paceline_providers.base import (
 )
 from paceline_providers.classes import OutcomeClass
 from paceline_providers.dialect import Refusal
+from paceline_providers.graph_shapes import JOB_PROPERTY, Failure, Folder, Message, Page
 from paceline_providers.proof import Destroyed, Found, Gone, NotSeen, Now, Tokens, Unavailable
 
 KIND: Final = "graph"
@@ -56,8 +57,6 @@ _PAGES: Final = 40
 _SKEW: Final = timedelta(minutes=5)
 
 _PREFER: Final = {"Prefer": 'IdType="ImmutableId"'}
-# PS_INTERNET_HEADERS ([MS-OXPROPS] 1.3.2): a header of one's own is a named property as well.
-_JOB_PROPERTY: Final = "String {00020386-0000-0000-C000-000000000046} Name X-Paceline-Job"
 _RECIPIENTS: Final = ("toRecipients", "ccRecipients", "bccRecipients")
 _SHOWN: Final = (
     "id", "internetMessageId", "conversationId", "sentDateTime", "isDraft",
@@ -65,77 +64,6 @@ _SHOWN: Final = (
 )  # fmt: skip
 
 _Shape = TypeVar("_Shape", bound=msgspec.Struct)
-
-
-class _Address(msgspec.Struct, frozen=True):
-    address: str = ""
-
-
-class _Recipient(msgspec.Struct, frozen=True, rename="camel"):
-    email_address: _Address = _Address()
-
-
-class _Named(msgspec.Struct, frozen=True):
-    name: str = ""
-    value: str = ""
-    id: str = ""
-
-
-class _Message(msgspec.Struct, frozen=True, rename="camel"):
-    id: str
-    internet_message_id: str | None = None
-    conversation_id: str | None = None
-    parent_folder_id: str | None = None
-    is_draft: bool | None = None
-    subject: str | None = None
-    sent_date_time: datetime | None = None
-    to_recipients: tuple[_Recipient, ...] | None = None
-    cc_recipients: tuple[_Recipient, ...] | None = None
-    bcc_recipients: tuple[_Recipient, ...] | None = None
-    internet_message_headers: tuple[_Named, ...] | None = None
-    single_value_extended_properties: tuple[_Named, ...] | None = None
-
-    @property
-    def addresses(self) -> set[str]:
-        """Everyone it goes to, in lower case."""
-        some = (self.to_recipients, self.cc_recipients, self.bcc_recipients)
-        return {one.email_address.address.lower() for group in some for one in group or ()}
-
-    @property
-    def has_no_recipients(self) -> bool:
-        """Whether Graph says so, which is more than not saying who they are."""
-        return self.to_recipients == self.cc_recipients == self.bcc_recipients == ()
-
-    def carries(self, job_token: str) -> bool:
-        """Tell whether its X-Paceline-Job is this one."""
-        headers = self.internet_message_headers or ()
-        if any(
-            one.name.lower() == "x-paceline-job" and one.value.strip() == job_token
-            for one in headers
-        ):
-            return True
-        properties = self.single_value_extended_properties or ()
-        return any(
-            one.id.lower() == _JOB_PROPERTY.lower() and one.value == job_token for one in properties
-        )
-
-
-class _Page(msgspec.Struct, frozen=True):
-    value: tuple[_Message, ...]
-    next_link: str | None = msgspec.field(name="@odata.nextLink", default=None)
-
-
-class _Folder(msgspec.Struct, frozen=True):
-    id: str
-
-
-class _Error(msgspec.Struct, frozen=True, rename="camel"):
-    code: str = ""
-    message: str = ""
-
-
-class _Failure(msgspec.Struct, frozen=True):
-    error: _Error = _Error()
 
 
 class GraphSettings(msgspec.Struct, frozen=True):
@@ -235,7 +163,7 @@ class GraphProvider:
 
     async def _listed(
         self, folder: str, by: str, since: datetime
-    ) -> AsyncIterator[_Message | Unavailable]:
+    ) -> AsyncIterator[Message | Unavailable]:
         """Give a folder's messages whose time `by` is not before `since`, newest first.
 
         After an `Unavailable` there is nothing more.
@@ -250,11 +178,11 @@ class GraphProvider:
                 "$orderby": f"{by} desc",
                 "$top": str(_PAGE),
                 "$select": ",".join((*_SHOWN, *_RECIPIENTS)),
-                "$expand": f"singleValueExtendedProperties($filter=id eq '{_JOB_PROPERTY}')",
+                "$expand": f"singleValueExtendedProperties($filter=id eq '{JOB_PROPERTY}')",
             },
         )
         for _ in range(_PAGES):
-            page = await self._looked(call, _Page)
+            page = await self._looked(call, Page)
             if isinstance(page, Gone):
                 yield Unavailable(OutcomeClass.SOFT, f"the mailbox shows no folder {folder}")
                 return
@@ -310,16 +238,16 @@ class GraphProvider:
         path = _path(fence)
         shown = ",".join(("id", "isDraft", "parentFolderId", *_RECIPIENTS))
         # Look before touching: in Sent Items nothing is to be changed.
-        seen = await self._looked(self.call("GET", path, params={"$select": shown}), _Message)
-        if not isinstance(seen, _Message):
+        seen = await self._looked(self.call("GET", path, params={"$select": shown}), Message)
+        if not isinstance(seen, Message):
             return seen
         if seen.is_draft is not True:
             return Gone()
         if seen.parent_folder_id not in homes:
             return Unavailable(OutcomeClass.SOFT, "the draft is in another folder")
         nobody: dict[str, Any] = dict.fromkeys((*_RECIPIENTS, "replyTo"), ())
-        disarmed = await self._looked(self.call("PATCH", path, nobody), _Message)
-        if not isinstance(disarmed, _Message):
+        disarmed = await self._looked(self.call("PATCH", path, nobody), Message)
+        if not isinstance(disarmed, Message):
             return disarmed
         if disarmed.is_draft is not True:
             return Gone()
@@ -341,8 +269,8 @@ class GraphProvider:
         found = []
         for name in ("drafts", "deleteditems"):
             call = self.call("GET", f"mailFolders/{name}", params={"$select": "id"})
-            folder = await self._looked(call, _Folder)
-            if not isinstance(folder, _Folder):
+            folder = await self._looked(call, Folder)
+            if not isinstance(folder, Folder):
                 return folder
             found.append(folder.id)
         return found[0], found[1]
@@ -381,7 +309,7 @@ class GraphProvider:
 
     def refusal(self, answer: Reply) -> Refusal:
         """Return Graph's code, whose limit was passed, and its words (graph/errors, throttling)."""
-        error = (answer.decoded(_Failure) or _Failure()).error
+        error = (answer.decoded(Failure) or Failure()).error
         text = error.message or answer.text[:1000]
         wish = answer.retry_after(self.api.now())
         # "<Scope>/<Limit>/<ApplicationId>/<TenantId>"
@@ -424,7 +352,7 @@ class GraphSession:
             return answer.unsent()
         if not answer.ok:
             return dialect.of_preparation(KIND, provider.refusal(answer))
-        draft = answer.decoded(_Message)
+        draft = answer.decoded(Message)
         if draft is None or not draft.id:
             text = "the answer to the draft's creation names no draft"
             return Unsent("protocol_error", OutcomeClass.SOFT, answer.status, text=text)
@@ -469,7 +397,7 @@ class GraphSession:
     async def close(self) -> None:
         """Nothing to do: the connection is the HTTP client's."""
 
-    async def _addressed(self, draft: _Message, message: bytes) -> Unsent | Rejected | None:
+    async def _addressed(self, draft: Message, message: bytes) -> Unsent | Rejected | None:
         """Make sure that the draft goes to whom the message names: a reply has its own mind."""
         wanted = _recipients(message)
         if draft.addresses == set(wanted):
@@ -483,7 +411,7 @@ class GraphSession:
             return answer.unsent()
         if not answer.ok:
             return dialect.of_preparation(KIND, provider.refusal(answer))
-        changed = answer.decoded(_Message)
+        changed = answer.decoded(Message)
         if changed is None or changed.addresses != set(wanted):
             text = "the draft does not go to the message's recipient"
             return Unsent("protocol_error", OutcomeClass.SOFT, answer.status, text=text)
@@ -506,7 +434,7 @@ class GraphSession:
                 await provider.api.pause(pause_s)
             async with provider.turns:
                 back = await provider.api.once(call, _READ_BACK_S)
-            read = back.decoded(_Message) if isinstance(back, Reply) and back.ok else None
+            read = back.decoded(Message) if isinstance(back, Reply) and back.ok else None
             if read is not None:
                 thread_id = read.conversation_id
                 if read.is_draft is False:
