@@ -9,11 +9,12 @@ import json
 import math
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Row, text
+from sqlalchemy import Row, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paceline_common import failpoints, telemetry
@@ -41,6 +42,10 @@ HORIZON: Final = timedelta(minutes=10)
 _LIST: Final = 500
 _LISTS: Final = 100
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+# Ten million jobs are sorted before the first comes.
+_READ_ALL: Final = text(
+    "SELECT set_config('work_mem', '128MB', true), set_config('statement_timeout', '5min', true)"
+)
 
 _log = telemetry.logger("scheduler.rebuild")
 
@@ -116,29 +121,28 @@ class PacingState:
     async def load_due(self, workspace_id: int) -> int:
         """Push the jobs that came within the horizon since the last time; return how many."""
         pushed = 0
+        now_ms = await self._store.now_ms()
         # The worker's policy needs no look at each of a million rows' tenant.
         async with self._db.transaction(worker=True) as tx:
-            await tx.execute(text("SET LOCAL work_mem = '128MB'"))
+            await tx.execute(_READ_ALL)
             now: datetime = (await tx.execute(text("SELECT clock_timestamp()"))).scalar_one()
             after = self._loaded.get(workspace_id)
             until = now + HORIZON
-            # Not through a cursor, for which the server plans as if a tenth were read.
-            rows = (
-                await tx.execute(
-                    self._queries["load_queue"],
-                    {
-                        "workspace": workspace_id,
-                        "after": "-infinity" if after is None else after.isoformat(),
-                        "until": until,
-                        "most": _LIST,
-                    },
-                )
-            ).all()
-        now_ms = await self._store.now_ms()
-        for n in range(0, len(rows), _LISTS):
-            lists = [JobList(*row) for row in rows[n : n + _LISTS]]
+            arguments = {
+                "workspace": workspace_id,
+                "after": "-infinity" if after is None else after.isoformat(),
+                "until": until,
+                "most": _LIST,
+            }
+            lists: list[JobList] = []
+            async with aclosing(_streamed(tx, self._queries["load_queue"], arguments)) as rows:
+                async for row in rows:
+                    lists.append(JobList(*row))
+                    pushed += len(row[-1])
+                    if len(lists) == _LISTS:
+                        await self._store.push_lists(workspace_id, lists, now_ms)
+                        lists.clear()
             await self._store.push_lists(workspace_id, lists, now_ms)
-            pushed += sum(len(one.job_ids) for one in lists)
         self._loaded[workspace_id] = until
         return pushed
 
@@ -312,6 +316,20 @@ class PacingState:
             klass=klass,
             places=places,
         )
+
+
+async def _streamed(
+    tx: AsyncConnection, query: TextClause, arguments: Mapping[str, Any]
+) -> AsyncGenerator[tuple[Any, ...], None]:
+    """Yield the rows of a query as they come, whatever their number.
+
+    Not through a cursor of the server's, for which nothing is planned in parallel.
+    """
+    compiled = query.compile(dialect=tx.dialect)
+    driver: Any = (await tx.get_raw_connection()).driver_connection
+    async with driver.cursor() as cursor:
+        async for row in cursor.stream(compiled.string, compiled.construct_params(arguments)):
+            yield row
 
 
 def _at_front(row: Row[Any]) -> Proposal:

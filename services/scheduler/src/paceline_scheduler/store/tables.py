@@ -52,6 +52,9 @@ def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
 
 _CLOSED: Final = tuple(state for state in STATES if state not in OPEN)
 _GATES: Final = ("workspace", "campaign", "pool", "mailbox", "domain")
+_DUE_IN: Final = (
+    "date_bin('00:05:00'::interval, due_at, '1970-01-01 00:00:00+00'::timestamp with time zone)"
+)
 
 
 class Address(Base):
@@ -193,10 +196,11 @@ class SendJob(Base):
             unique=True,
             postgresql_where=text(f"state IN ({_listed(OPEN)})"),
         ),
+        # By the five minutes they fall due in: equal keys share an entry.
         Index(
             "send_job_queued_idx",
             "workspace_id",
-            "due_at",
+            text(_DUE_IN),
             postgresql_where=text("state = 'queued'"),
         ),
         # The messages behind an enrollment's present one; costs a queued job nothing.

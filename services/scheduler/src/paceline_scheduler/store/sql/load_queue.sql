@@ -20,6 +20,10 @@ FROM (
         ) AS h ON h.enrollment_id = j.enrollment_id AND NOT j.sticky
         WHERE j.workspace_id = :workspace AND j.state = 'queued' AND j.campaign_id IS NOT NULL
             AND j.due_at > CAST(:after AS timestamptz) AND j.due_at <= CAST(:until AS timestamptz)
+            -- The same once more, as send_job_queued_idx has it.
+            AND date_bin('5 min', j.due_at, timestamptz 'epoch')
+                > CAST(:after AS timestamptz) - interval '5 min'
+            AND date_bin('5 min', j.due_at, timestamptz 'epoch') <= CAST(:until AS timestamptz)
         ORDER BY j.campaign_id, mailbox_id, host, j.due_at, j.job_id
     ) AS s
 ) AS q
