@@ -1,10 +1,18 @@
-"""Row 8: `lead-enrolled` records to lead, enrollment, job and receipt, against a raw COPY."""
+"""Row 8: `lead-enrolled` records to address, lead, enrollment, job and receipts, against raw COPY.
+
+Ours reads the records, judges and hashes the addresses, and writes six tables in batches as Kafka
+gives them. Two peers, both the superuser's, past every policy, in one transaction:
+
+- COPY of the rows that ours has just written, all six tables of them, into tables with the same
+  columns, keys, checks and foreign keys, as full as ours: what these rows cost Postgres at least.
+- COPY of the seven fields of each record, decoded before, into one table without any key: what a
+  record costs that nothing is made of.
+"""
 
 import asyncio
 import gc
 import json
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +21,7 @@ from typing import Any
 import psycopg
 
 from bench import house
-from bench.measure import Result, interleave
+from bench.measure import Result, in_turn
 from paceline_common import events, ids, topics
 from paceline_common.db import Database, Queries
 from paceline_common.db.inbox import Inbox, Seen
@@ -22,6 +30,11 @@ from paceline_scheduler.consumers import LEADS_AT_ONCE
 from paceline_scheduler.enroll import Enroller
 
 ROWS = 10_000
+# The tables that enrollment fills, each with the column that says when a row was written.
+WRITTEN = {
+    "address": "created_at", "lead": "created_at", "enrollment": "enrolled_at",
+    "send_job": "updated_at", "receipt": "at", "inbox": "seen_at",
+}  # fmt: skip
 COLUMNS = (
     "workspace_id", "campaign_id", "email", "first_name", "last_name", "company", "fields",
 )  # fmt: skip
@@ -52,7 +65,7 @@ def _records(run: int) -> list[Record]:
             "fields": {"city": "London", "product": "engine"},
         }  # fmt: skip
         headers = {
-            "ce_specversion": "1.0", "ce_id": str(uuid.uuid4()), "ce_source": "bench",
+            "ce_specversion": "1.0", "ce_id": ids.new_event_id(), "ce_source": "bench",
             "ce_type": events.event_type(topics.LEAD_ENROLLED), "ce_subject": "lead",
             "ce_time": datetime.now(UTC).isoformat(), "ce_workspaceid": workspace,
             "content-type": "application/json",
@@ -84,7 +97,7 @@ async def _enroll(db: Database, enroller: Enroller, records: Sequence[Record]) -
 
 
 def _copy(dsn: str, records: Sequence[Record]) -> float:
-    """COPY the same rows, decoded beforehand, into a plain table; return rows per second."""
+    """COPY the fields of records, decoded before, into a plain table; return records per second."""
     rows: list[tuple[Any, ...]] = []
     for record in records:
         body = json.loads(record.value)
@@ -101,14 +114,55 @@ def _copy(dsn: str, records: Sequence[Record]) -> float:
         return len(records) / (time.perf_counter() - start)
 
 
+class Twins:
+    """Empty tables like those that enrollment writes, to be filled with the same rows."""
+
+    def __init__(self, made: house.Servers) -> None:
+        self._made = made
+        made.sql("CREATE SCHEMA twin")
+        for table in WRITTEN:
+            made.sql(f"CREATE TABLE twin.{table} (LIKE scheduler.{table} INCLUDING ALL)")
+        for table, name, foreign in made.sql(
+            "SELECT r.relname, c.conname, pg_get_constraintdef(c.oid) FROM pg_constraint AS c"
+            " JOIN pg_class AS r ON r.oid = c.conrelid"
+            " WHERE c.contype = 'f' AND c.conrelid = ANY (CAST(%s AS regclass[]))",
+            [f"scheduler.{table}" for table in WRITTEN],
+        ):
+            there = foreign.replace("REFERENCES scheduler.", "REFERENCES twin.")
+            made.sql(f"ALTER TABLE twin.{table} ADD CONSTRAINT {name} {there}")
+
+    def copy(self, count: int) -> float:
+        """COPY the rows not there yet, made of `count` records; return records per second."""
+        with psycopg.connect(self._made.stack.dsn()) as connection:
+            rows = {table: self._missing(connection, table) for table in WRITTEN}
+            start = time.perf_counter()
+            for table, data in rows.items():
+                query = f"COPY twin.{table} FROM STDIN (FORMAT binary)"
+                with connection.cursor().copy(query.encode()) as copy:
+                    copy.write(data)
+            connection.commit()
+            return count / (time.perf_counter() - start)
+
+    def _missing(self, connection: "psycopg.Connection[Any]", table: str) -> bytes:
+        since = WRITTEN[table]
+        query = (
+            f"COPY (SELECT * FROM scheduler.{table} WHERE {since} >"
+            f" (SELECT coalesce(max({since}), '-infinity') FROM twin.{table}))"
+            " TO STDOUT (FORMAT binary)"
+        )
+        with connection.cursor().copy(query.encode()) as copy:
+            return b"".join(bytes(data) for data in copy)
+
+
 def measure(repeats: int) -> list[Result]:
-    """Rows per second of wall time, one open connection each, in batches as Kafka gives them."""
+    """Rows per second of wall time, one open connection each."""
     with house.servers() as made, asyncio.Runner() as runner:
         house.campaign(made, mailboxes=10, policy="{}")
         made.sql(
             "CREATE TABLE bench_rows (workspace_id bigint, campaign_id bigint, email text,"
             " first_name text, last_name text, company text, fields jsonb)"
         )
+        twins = Twins(made)
         runs = iter(range(1_000))
         records: list[Record] = []
 
@@ -123,10 +177,17 @@ def measure(repeats: int) -> list[Result]:
             return runner.run(_enroll(db, enroller, records))
 
         try:
-            mine, theirs = interleave(ours, lambda: _copy(made.stack.dsn(), records), repeats)
+            mine, same, plain = in_turn(
+                repeats,
+                ours,
+                lambda: twins.copy(ROWS),
+                lambda: _copy(made.stack.dsn(), records),
+            )
         finally:
             runner.run(db.close())
     return [
-        Result(8, "enrollment, against a raw COPY of the same rows", "rows/s",
-               mine, theirs, 0.10, "higher")
+        Result(8, "enrollment, against a raw COPY of the rows it writes", "leads/s", mine, same,
+               0.10, "higher"),
+        Result(8, "enrollment, against a raw COPY of its records into a bare table", "leads/s",
+               mine, plain, 0.10, "higher"),
     ]  # fmt: skip
