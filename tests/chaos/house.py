@@ -260,6 +260,8 @@ class House:
             report=lambda part, state, _: say(f"{part} {state}"),
         )  # fmt: skip
         stack.proxies.start(self.ways())
+        # A run that was broken off has left them as they were.
+        stack.proxies.heal()
         for one in self.instances:
             one.orders.mkdir(parents=True, exist_ok=True)
             one.clock.parent.mkdir(parents=True, exist_ok=True)
