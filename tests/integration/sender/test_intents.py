@@ -86,7 +86,7 @@ def over(world: World) -> Job:
 
 def open_intents(world: World) -> int:
     found = world.rows(
-        "SELECT FROM sender.draft_intent WHERE workspace_id = %s", world.workspace_id
+        "SELECT 1 FROM sender.draft_intent WHERE workspace_id = %s", world.workspace_id
     )
     return len(found)
 
