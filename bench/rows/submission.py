@@ -25,15 +25,15 @@ from bench.rows import celery_peer, taskiq_peer
 from bench.rows.message import HTML, LIQUID, TEXT
 from bench.sink import Sink, await_, sink
 
-JOBS: Final = 150_000
-# Numbers of mailboxes: nodes without a pace, as many as keep the house busy.
-PLAIN: Final = range(1, 65)
-SECURED: Final = range(65, 129)
-WARM_UP_S: Final = 3.0
-WINDOW_S: Final = 6.0
+JOBS: Final = 80_000
+# Numbers of mailboxes: a few large nodes without a pace, as many as keep the house busy.
+PLAIN: Final = range(1, 17)
+SECURED: Final = range(17, 33)
+WARM_UP_S: Final = 2.0
+WINDOW_S: Final = 5.0
 TASKS: Final = 1_000
 FLOODING: Final = {
-    "profile": "node", "cadence_s": None, "grace_s": 20.0, "max_outstanding": 4, "windows": None,
+    "profile": "node", "cadence_s": None, "grace_s": 20.0, "max_outstanding": 16, "windows": None,
 }  # fmt: skip
 SERVICES: Final = ("sender", "scheduler")
 # With a lead that has nothing but its address.

@@ -35,7 +35,7 @@ MAILBOXES: Final = 16
 CONNECTIONS: Final = 4
 OUTSTANDING: Final = 128
 COUNT: Final = MAILBOXES * OUTSTANDING
-JOBS: Final = 60_000
+JOBS: Final = 20_000
 POLICY: Final = json.dumps(
     {
         "profile": "node", "cadence_s": None, "grace_s": 120.0, "max_outstanding": OUTSTANDING,
@@ -44,7 +44,7 @@ POLICY: Final = json.dumps(
 )  # fmt: skip
 SOURCE: Final = "/usr/sbin/smtp-source"  # Debian's postfix: on no user's PATH
 # It is soon done.
-SOURCED: Final = COUNT * 5
+SOURCED: Final = COUNT * 3
 
 
 class Sender:

@@ -17,7 +17,7 @@ from sqlalchemy import Row
 from paceline_common import failpoints, telemetry
 from paceline_common.clock import Clock
 from paceline_common.db.session import Database
-from paceline_common.db.sql import Queries
+from paceline_common.db.sql import Queries, number_array
 from paceline_common.kafka.quarantine import Fault, classify
 from paceline_common.keys import KeyService, KeyServiceError, SealBroken
 from paceline_common.storage import StorageUnavailable
@@ -177,9 +177,9 @@ class Preparer:
                     result = await tx.execute(
                         self._queries["load_jobs"],
                         {
-                            "workspaces": [job.workspace_id for job in batch],
-                            "jobs": [job.job_id for job in batch],
-                            "fences": [job.fence for job in batch],
+                            "workspaces": number_array(job.workspace_id for job in batch),
+                            "jobs": number_array(job.job_id for job in batch),
+                            "fences": number_array(job.fence for job in batch),
                             "as_mailbox": None,
                             "preview": False,
                         },

@@ -9,6 +9,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import datetime
 from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -17,7 +18,7 @@ from paceline_common import failpoints, telemetry
 from paceline_common.clock import Clock
 from paceline_common.db.outbox import Outbox, Outgoing
 from paceline_common.db.session import Database
-from paceline_common.db.sql import Queries
+from paceline_common.db.sql import Queries, number_array, text_array
 from paceline_common.kafka.quarantine import Fault, classify
 from paceline_common.telemetry import Metrics
 from paceline_providers.base import Fence
@@ -119,31 +120,33 @@ class Recorder:
             await tx.execute(
                 self._queries["record_outcomes"],
                 {
-                    "workspaces": [report.job.workspace_id for report in told],
-                    "jobs": [report.job.job_id for report in told],
-                    "fences": [report.job.fence for report in told],
-                    "claimed": [report.claimed for report in told],
-                    "enrollments": [report.job.enrollment_id for report in told],
-                    "campaigns": [report.job.campaign_id for report in told],
-                    "steps": [report.job.step for report in told],
-                    "mailboxes": [report.job.mailbox_id for report in told],
-                    "providers": [report.provider for report in told],
-                    "outcomes": [report.outcome for report in told],
-                    "classes": [report.outcome_class for report in told],
-                    "reasons": [report.reason for report in told],
-                    "codes": [report.code for report in told],
-                    "statuses": [report.status for report in told],
-                    "texts": [report.text for report in told],
-                    "provider_message_ids": [report.provider_message_id for report in told],
-                    "sent_ats": [report.at for report in told],
-                    "drafts": [json_fence(report.fence) for report in told],
+                    "workspaces": number_array(report.job.workspace_id for report in told),
+                    "jobs": number_array(report.job.job_id for report in told),
+                    "fences": number_array(report.job.fence for report in told),
+                    "claimed": number_array(report.claimed for report in told),
+                    "enrollments": number_array(report.job.enrollment_id for report in told),
+                    "campaigns": number_array(report.job.campaign_id for report in told),
+                    "steps": number_array(report.job.step for report in told),
+                    "mailboxes": number_array(report.job.mailbox_id for report in told),
+                    "providers": text_array(report.provider for report in told),
+                    "outcomes": text_array(report.outcome for report in told),
+                    "classes": text_array(report.outcome_class for report in told),
+                    "reasons": text_array(report.reason for report in told),
+                    "codes": number_array(report.code for report in told),
+                    "statuses": text_array(report.status for report in told),
+                    "texts": text_array(report.text for report in told),
+                    "provider_message_ids": text_array(
+                        report.provider_message_id for report in told
+                    ),
+                    "sent_ats": text_array(_instant(report.at) for report in told),
+                    "drafts": text_array(json_fence(report.fence) for report in told),
                     # Of one that is in doubt whatever its answer, the draft is the only proof.
-                    "left_drafts": [
+                    "left_drafts": number_array(
                         report.leaves_draft and (report.job.key in applied or not report.claimed)
                         for report in told
-                    ],
-                    "sent_message_ids": [report.sent_message_id for report in told],
-                    "thread_ids": [report.thread_id for report in told],
+                    ),
+                    "sent_message_ids": text_array(report.sent_message_id for report in told),
+                    "thread_ids": text_array(report.thread_id for report in told),
                 },
             )
             for report in batch:
@@ -178,12 +181,12 @@ class Recorder:
         rows = await tx.execute(
             self._queries["finish_sends"],
             {
-                "workspaces": [job.workspace_id for job in jobs],
-                "jobs": [job.job_id for job in jobs],
-                "fences": [job.fence for job in jobs],
-                "outcomes": list(outcomes),
-                "reasons": [report.reason for report in batch],
-                "retry_ats": [report.retry_at for report in batch],
+                "workspaces": number_array(job.workspace_id for job in jobs),
+                "jobs": number_array(job.job_id for job in jobs),
+                "fences": number_array(job.fence for job in jobs),
+                "outcomes": text_array(outcomes),
+                "reasons": text_array(report.reason for report in batch),
+                "retry_ats": text_array(_instant(report.retry_at) for report in batch),
             },
         )
         done = {(row.workspace_id, row.job_id) for row in rows if row.applied}
@@ -226,3 +229,7 @@ def about_job(job: Job) -> dict[str, str | int]:
         "mailbox": job.mailbox,
         "fence": job.fence,
     }
+
+
+def _instant(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat()

@@ -17,7 +17,7 @@ from paceline_common import failpoints, telemetry
 from paceline_common.clock import Clock
 from paceline_common.db.outbox import Outbox
 from paceline_common.db.session import Database
-from paceline_common.db.sql import Queries
+from paceline_common.db.sql import Queries, number_array, text_array
 from paceline_common.telemetry import Metrics
 from paceline_providers.base import Fence
 from paceline_sender.batch import Batcher
@@ -207,20 +207,20 @@ class Submitter:
             rows = await tx.execute(
                 self._queries["claim_sends"],
                 {
-                    "workspaces": [job.workspace_id for job in jobs],
-                    "jobs": [job.job_id for job in jobs],
-                    "fences": [job.fence for job in jobs],
-                    "enrollments": [job.enrollment_id for job in jobs],
-                    "campaigns": [job.campaign_id for job in jobs],
-                    "steps": [job.step for job in jobs],
-                    "mailboxes": [job.mailbox_id for job in jobs],
-                    "providers": [ready.provider for ready in batch],
-                    "not_afters": [job.not_after for job in jobs],
-                    "message_ids": [ready.message_id for ready in batch],
-                    "subjects": [ready.subject for ready in batch],
-                    "references": [_json_list(ready.references) for ready in batch],
-                    "drafts": [json_fence(ready.fence) for ready in batch],
-                    "variants": [ready.variant for ready in batch],
+                    "workspaces": number_array(job.workspace_id for job in jobs),
+                    "jobs": number_array(job.job_id for job in jobs),
+                    "fences": number_array(job.fence for job in jobs),
+                    "enrollments": number_array(job.enrollment_id for job in jobs),
+                    "campaigns": number_array(job.campaign_id for job in jobs),
+                    "steps": number_array(job.step for job in jobs),
+                    "mailboxes": number_array(job.mailbox_id for job in jobs),
+                    "providers": text_array(ready.provider for ready in batch),
+                    "not_afters": text_array(job.not_after.isoformat() for job in jobs),
+                    "message_ids": text_array(ready.message_id for ready in batch),
+                    "subjects": text_array(ready.subject for ready in batch),
+                    "references": text_array(_json_list(ready.references) for ready in batch),
+                    "drafts": text_array(json_fence(ready.fence) for ready in batch),
+                    "variants": text_array(ready.variant for ready in batch),
                     "instance": self._instance_id,
                 },
             )
