@@ -2,9 +2,9 @@
 
 It keeps the provider-side truth (`GmailTwin.submissions`). Tests reach all of it as an
 object, or over HTTP below `/control/` (`control.Machine`). Faults are those of `wire.Fault`;
-operations are the names in `operations`, and "token", "revoke", "userinfo", "authorize",
-"consent". What it took leaves through a relay, where it has one, and mail for its accounts
-comes in by SMTP.
+operations are the names in `operations`, and "token", "revoke", "userinfo", "tokeninfo",
+"authorize", "consent". What it took leaves through a relay, where it has one, and mail for its
+accounts comes in by SMTP.
 """
 
 import base64
@@ -100,6 +100,8 @@ class GmailTwin(Machine):
                 return "revoke"
             case "GET", ("v1", "userinfo"):
                 return "userinfo"
+            case "GET", ("tokeninfo",):
+                return "tokeninfo"
         one = self._asked(request)
         return one.name if one else "unknown"
 
@@ -148,6 +150,8 @@ class GmailTwin(Machine):
                     return Response.of(200, {})
                 case "userinfo":
                     return Response.of(200, self._userinfo(request))
+                case "tokeninfo":
+                    return self._tokeninfo(request)
                 case _:
                     return self._mail(request)
         except Refused as refusal:
@@ -177,6 +181,22 @@ class GmailTwin(Machine):
             "email_verified": True,
             "name": self.mailboxes[email].name,
         }
+
+    def _tokeninfo(self, request: Request) -> Response:
+        # developers.google.com/identity/sign-in/web/backend-auth (calling tokeninfo)
+        token = request.query.get("access_token", "")
+        access = self.identity.who(f"Bearer {token}")
+        if access is None:
+            told = {"error": "invalid_token", "error_description": "Invalid Value"}
+            return Response.of(400, told)
+        left = int((access.expires_at - self.now()).total_seconds())
+        return Response.of(
+            200,
+            {
+                "scope": " ".join(sorted(access.scopes)), "expires_in": str(left),
+                "email": access.email, "email_verified": "true", "access_type": "offline",
+            },
+        )  # fmt: skip
 
     # ---- mail
 

@@ -139,7 +139,7 @@ hostname = mx.{RECIPIENT_DOMAIN}
 protocols = imap lmtp
 listen = {LOOPBACK}
 disable_plaintext_auth = no
-auth_mechanisms = plain login
+auth_mechanisms = plain login xoauth2 oauthbearer
 auth_failure_delay = 0
 auth_username_format = %Lu
 ssl = yes
@@ -156,6 +156,12 @@ submission_host = {LOOPBACK}:{ports["smtp_in"]}
 passdb {{
   driver = passwd-file
   args = {home}/users/%d/%n
+  mechanisms = plain login none
+}}
+passdb {{
+  driver = oauth2
+  args = {home}/dovecot/oauth2.conf
+  mechanisms = xoauth2 oauthbearer
 }}
 userdb {{
   driver = static
@@ -220,6 +226,18 @@ plugin {{
   sieve_extensions = +editheader
   sieve_vacation_send_from_recipient = yes
 }}
+"""
+
+
+def dovecot_oauth2(ports: Mapping[str, int]) -> str:
+    """Return what Dovecot asks about an access token: Gmail's twin, who knows whose it is.
+
+    A token is good for the account that gave it, if it covers mail (as at Google's servers).
+    """
+    return f"""\
+tokeninfo_url = http://{LOOPBACK}:{ports["gmail_twin"]}/tokeninfo?access_token=
+username_attribute = email
+scope = https://mail.google.com/
 """
 
 

@@ -53,8 +53,9 @@ class MailHost:
     """Postfix and Dovecot for `north.test`, `south.test` (senders) and `example.test`.
 
     Any account may submit (AUTH required, as itself only) and read its mail by
-    IMAP. An unknown user of these domains is refused at RCPT with 550 5.1.1;
-    mail to `late.test` is accepted and bounced a moment later by a DSN.
+    IMAP, with its password or with an access token that Gmail's twin knows. An unknown
+    user of these domains is refused at RCPT with 550 5.1.1; mail to `late.test` is
+    accepted and bounced a moment later by a DSN.
     """
 
     name: ClassVar[str] = "mailhost"
@@ -165,11 +166,13 @@ class MailHost:
 
     def _start_dovecot(self, say: Say) -> None:
         text = mailconfig.dovecot(self._home, self.ca_file.parent, self._site.ports, _ACCOUNT)
+        oauth2 = mailconfig.dovecot_oauth2(self._site.ports)
         self._dovecot.parent.mkdir(exist_ok=True)
-        mark = fingerprint(text, self._certificate())
+        mark = fingerprint(text, oauth2, self._certificate())
         if self._kept("dovecot", mark):
             return
         self._dovecot.write_text(text)
+        self._dovecot.with_name("oauth2.conf").write_text(oauth2)
         say("starting Dovecot")
         self._site.processes.spawn(
             "dovecot", ["dovecot", "-F", "-c", str(self._dovecot)], print_=mark, cwd=self._home
