@@ -1,5 +1,6 @@
 """The subscribe wrapper on a real broker and a real Postgres."""
 
+import asyncio
 import dataclasses
 import secrets
 from collections import Counter
@@ -7,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaConsumer
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from tests.integration.common.conftest import (
@@ -509,6 +511,51 @@ async def test_one_publisher_past_the_limit_halts_nobody_and_loses_nothing(
     ]
     assert [tries[f"id-poison-{n}"] for n in range(10)] == [2, 2, 2, 1, 1, 1, 1, 1, 1, 1]
     assert tries["id-poison-good"] == 2
+
+
+async def test_offsets_follow_their_effects_and_hold_up_no_other(
+    clean: Parts, db: Database, topic: Topic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = asyncio.Event()
+    told: list[tuple[int, int]] = []
+    commit = AIOKafkaConsumer.commit
+
+    async def commit_slowly(consumer: AIOKafkaConsumer, offsets: dict[Any, int]) -> None:
+        told.append((max(offsets.values()), len(effects(clean))))
+        await slow.wait()
+        await commit(consumer, offsets)
+
+    monkeypatch.setattr(AIOKafkaConsumer, "commit", commit_slowly)
+    await produce(clean, topic.name, [record(topic, job) for job in range(3)])
+    async with consuming(clean.settings, db, subscription(topic, max_records=1)):
+        await until(lambda: len(effects(clean)) == 2, "the second goes on meanwhile")
+        assert told == [(1, 1)]
+        slow.set()
+        await until(
+            lambda: clean.committed(f"scratch.{topic.name}", topic.name) == 3, "all committed"
+        )
+    # One commit at a time, each of what has had its effect.
+    assert [offset for offset, _ in told] == [1, 2, 3]
+    assert all(done >= offset for offset, done in told)
+
+
+async def test_an_idle_subscription_waits_to_be_told(
+    clean: Parts, db: Database, topic: Topic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+    getmany = AIOKafkaConsumer.getmany
+
+    async def count_and_get(consumer: AIOKafkaConsumer, **how: Any) -> Any:
+        asked.append(1)
+        return await getmany(consumer, **how)
+
+    monkeypatch.setattr(AIOKafkaConsumer, "getmany", count_and_get)
+    async with consuming(clean.settings, db, subscription(topic)):
+        for job in range(5):
+            # Connecting a producer takes longer than any polling would.
+            await produce(clean, topic.name, [record(topic, job)])
+            await until(lambda n=job: len(effects(clean)) == n + 1, "delivered")  # type: ignore[misc]
+        assert len(asked) <= 6
 
 
 async def test_two_partitions_in_one_batch_are_committed_each(clean: Parts, db: Database) -> None:

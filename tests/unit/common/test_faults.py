@@ -44,6 +44,9 @@ def database(original: type[psycopg.Error]) -> DBAPIError:
         database(psycopg.OperationalError),
         database(errors.ConnectionTimeout),
         database(psycopg.InterfaceError),
+        # Statements that go straight to the driver.
+        errors.AdminShutdown("somebody@example.test"),
+        psycopg.OperationalError("the connection is lost"),
         PoolTimeout(),
         ConnectionResetError(),
         TimeoutError(),

@@ -257,6 +257,7 @@ class Service:
     async def _stop_consuming(self) -> None:
         for subscriber in self._subscribers:
             subscriber.stopping()
+        await asyncio.gather(*(one.committed() for one in self._subscribers))
         await self._stop_brokers()
         self._consuming = False
 

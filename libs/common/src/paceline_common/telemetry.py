@@ -266,7 +266,7 @@ METRICS: Final[tuple[Metric, ...]] = (
     ),
     Metric(
         "paceline_event_batch_seconds", "histogram", "seconds",
-        "From a batch's arrival to its offsets' commit.", ("topic",), _LATENCY,
+        "From a batch's arrival to its effect's commit.", ("topic",), _LATENCY,
     ),
     Metric(
         "paceline_event_retries_total", "counter", "retries",

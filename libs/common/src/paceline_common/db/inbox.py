@@ -1,10 +1,10 @@
 """Which events a consumer has applied: one row per (consumer, topic, source, event id)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
+import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -14,8 +14,8 @@ from paceline_common.db.sql import bytes_array, text_array
 TRIM_BATCH: Final = 10_000
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Seen:
+# A struct, as in `kafka.envelope`: made once per event.
+class Seen(msgspec.Struct, frozen=True, order=True):
     """An event's identity and the SHA-256 of its body."""
 
     topic: str

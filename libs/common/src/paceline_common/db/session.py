@@ -12,12 +12,6 @@ from paceline_common import failpoints
 from paceline_common.db.sql import literal_settings
 from paceline_common.settings import ServiceSettings
 
-# SET LOCAL as functions: both settings in one round trip, undone at the end of
-# the transaction whatever its end is.
-_OPEN: Final = text("SELECT set_config('app.workspace_ids', :workspaces, true)")
-_OPEN_AS: Final = text(
-    "SELECT set_config('role', :role, true), set_config('app.workspace_ids', :workspaces, true)"
-)
 _AFTER_COMMIT: Final = "paceline_after_commit"
 
 
@@ -56,6 +50,9 @@ class Database:
             },
         )
 
+        # The same connections for `transaction`, which begins by itself: see there.
+        self._unbegun = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+
     @asynccontextmanager
     async def transaction(
         self, workspaces: Iterable[int] = (), *, worker: bool = False
@@ -67,14 +64,15 @@ class Database:
         With `worker` it runs as `<schema>_worker`, which sees every tenant's
         rows of the service's own schema and nothing of another's.
         """
-        named = ",".join(map(str, sorted(set(workspaces))))
-        async with self.engine.connect() as tx:
+        named = ",".join(f"{one:d}" for one in sorted(set(workspaces)))
+        # SET LOCAL as functions: undone at the end of the transaction whatever its end is. All in
+        # one text, and so in one round trip; the driver would send BEGIN in one of its own.
+        settings = f"set_config('app.workspace_ids', '{named}', true)"
+        if worker:
+            settings = f"set_config('role', '{self.worker_role}', true), {settings}"
+        async with self._unbegun.connect() as tx:
             async with tx.begin():
-                if worker:
-                    opening = {"role": self.worker_role, "workspaces": named}
-                    await tx.execute(_OPEN_AS, opening)
-                else:
-                    await tx.execute(_OPEN, {"workspaces": named})
+                await tx.exec_driver_sql(f"BEGIN; SELECT {settings}")
                 tx.info.pop(_AFTER_COMMIT, None)
                 yield tx
             after: dict[str, Callable[[], None]] = tx.info.pop(_AFTER_COMMIT, {})

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,7 +16,7 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
 )
-from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.producer.message_accumulator import BatchBuilder
 from faststream.kafka import KafkaBroker
 from faststream.security import SASLScram512
 
@@ -79,14 +80,12 @@ class Publisher:
             "sasl_plain_password": settings.kafka_password.get_secret_value(),
             "enable_idempotence": True,
             "acks": "all",
-            "linger_ms": 5,
             "max_batch_size": _BATCH_BYTES,
             "metadata_max_age_ms": _METADATA_AGE_MS,
         }
         self._producer: AIOKafkaProducer | None = None
         self._connecting = asyncio.Lock()
         self._closing: set[asyncio.Task[None]] = set()
-        self._choose = DefaultPartitioner()
 
     async def publish(self, topic: str, records: Sequence[Record]) -> None:
         """Publish `records` to `topic`, in order per key; return when all are acknowledged.
@@ -117,13 +116,22 @@ class Publisher:
         partitions: list[int],
         records: Sequence[Record],
     ) -> None:
-        by_partition: dict[int, list[Record]] = defaultdict(list)
-        for record in records:
-            by_partition[self._choose(record.key, partitions, partitions)].append(record)
+        batches: dict[int, list[BatchBuilder]] = defaultdict(lambda: [producer.create_batch()])
+        count = len(partitions)
+        for one in records:
+            key, value, headers = one.key, one.value, one.headers
+            # librdkafka's way to choose (`consistent`); aiokafka's own murmur2 is written in Python
+            # and costs more than all the rest of a record.
+            its_batches = batches[zlib.crc32(key or b"") % count]
+            last = its_batches[-1]
+            if last.append(key=key, value=value, headers=headers, timestamp=None) is None:
+                last = producer.create_batch()
+                its_batches.append(last)
+                last.append(key=key, value=value, headers=headers, timestamp=None)
         results = await asyncio.gather(
             *(
-                self._publish_partition(producer, topic, partition, batch)
-                for partition, batch in by_partition.items()
+                self._publish_partition(producer, topic, partitions[n], its_batches)
+                for n, its_batches in batches.items()
             ),
             # All come to an end before the topic counts as failed: none of this
             # round may still be under way when the next one begins.
@@ -134,22 +142,15 @@ class Publisher:
                 raise result
 
     async def _publish_partition(
-        self, producer: AIOKafkaProducer, topic: str, partition: int, records: Sequence[Record]
+        self,
+        producer: AIOKafkaProducer,
+        topic: str,
+        partition: int,
+        batches: Sequence[BatchBuilder],
     ) -> None:
-        batch = producer.create_batch()
-        for record in records:
-            fields = {
-                "key": record.key,
-                "value": record.value,
-                "timestamp": None,
-                "headers": record.headers,
-            }
-            if batch.append(**fields) is None:
-                # One batch after the other: a later one must not overtake one that failed.
-                await (await producer.send_batch(batch, topic, partition=partition))
-                batch = producer.create_batch()
-                batch.append(**fields)
-        await (await producer.send_batch(batch, topic, partition=partition))
+        # One after the other: a later one must not overtake one that failed.
+        for batch in batches:
+            await (await producer.send_batch(batch, topic, partition=partition))
 
     async def _connected(self) -> AIOKafkaProducer:
         async with self._connecting:

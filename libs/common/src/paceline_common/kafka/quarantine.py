@@ -84,12 +84,13 @@ def classify(error: BaseException) -> Fault:
     """Tell whose fault `error` is; what nobody knows is a bug."""
     if isinstance(error, EventFault):
         return Fault.EVENT
-    if isinstance(error, DBAPIError):
+    # The driver's own errors where a statement goes straight to it (`db.outbox`).
+    if isinstance(error, DBAPIError | psycopg.Error):
         state = sqlstate(error)
         if state is None:
             # The connection's own failures, timeouts of connecting among them, have no state.
-            lost = error.connection_invalidated or isinstance(
-                error.orig, psycopg.OperationalError | psycopg.InterfaceError
+            lost = getattr(error, "connection_invalidated", False) or isinstance(
+                getattr(error, "orig", error), psycopg.OperationalError | psycopg.InterfaceError
             )
             return Fault.DEPENDENCY if lost else Fault.EVENT
         if state[:2] in _LOST_CLASSES or state in _LOST_CODES:

@@ -2,10 +2,10 @@
 
 A subscription reads one topic (or one family of topics) in batches. Each batch
 is one Postgres transaction with its inbox rows; then, and only then, its
-offsets are committed. A batch that fails is halved until the bad record stands
-alone. A lost dependency is waited for without limit; an event's own fault gets
-a few tries, then the record goes into quarantine in one transaction; past a
-rate of those the subscription halts.
+offsets are committed, while the next batch is applied. A batch that fails is
+halved until the bad record stands alone. A lost dependency is waited for
+without limit; an event's own fault gets a few tries, then the record goes into
+quarantine in one transaction; past a rate of those the subscription halts.
 
 A family does not halt, since one bad publisher would stop all: the rate is
 counted per topic, and past it that publisher's bad records go into quarantine
@@ -57,6 +57,11 @@ _RETRY_S: Final = (0.1, 0.4, 1.6)
 _OUTAGE_FIRST_S: Final = 0.2
 _OUTAGE_CAP_S: Final = 15.0
 _REVOKE_WAIT_S: Final = 5.0
+# FastStream asks for records and, when there were none in that time, is deaf for as long again.
+# aiokafka answers the moment there are some, so it is asked once and without an end (ten years).
+_ENDLESS_MS: Final = 315_576_000_000
+# aiokafka's fetcher wakes for what happens; this is how often it looks besides.
+_LOOK_MS: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +93,12 @@ class Subscription(Generic[E]):
     belongs: Callable[[AsyncConnection, Delivery[E | None]], Awaitable[bool]] | None = None
     worker: bool = False
     max_records: int = 500
-    poll_ms: int = 50
     max_poll_interval_s: float = 300.0
     body: type[E] | None = None
+
+
+# By topic and partition: the offset to go on from.
+_Offsets = dict[tuple[str, int], int]
 
 
 class _LostDependency(Exception):
@@ -133,6 +141,7 @@ class Subscriber:
         self._stopping = asyncio.Event()
         self._free = asyncio.Event()
         self._free.set()
+        self._committing: asyncio.Task[None] | None = None
         self._consumer_of: Callable[[], Any] = lambda: None
 
     def attach(self, broker: KafkaBroker) -> None:
@@ -146,7 +155,8 @@ class Subscriber:
             **sources,
             group_id=self.group,
             batch=True,
-            batch_timeout_ms=self.subscription.poll_ms,
+            batch_timeout_ms=_ENDLESS_MS,
+            consumer_timeout_ms=_LOOK_MS,
             max_records=self.subscription.max_records,
             ack_policy=AckPolicy.MANUAL,
             # FastStream's own parser loses a whole batch on one null or
@@ -157,23 +167,26 @@ class Subscriber:
             max_poll_interval_ms=int(self.subscription.max_poll_interval_s * 1000),
             session_timeout_ms=self._session_ms,
             heartbeat_interval_ms=self._session_ms // 3,
-            listener=_WaitForBatch(self._free),
+            listener=_WaitForBatch(self._ended),
             no_reply=True,
         )
         subscriber(self._consume)
         self._consumer_of = lambda: subscriber.consumer
 
     async def _consume(self, records: Sequence[Any]) -> None:
-        """Apply one batch and commit its offsets. FastStream calls it, one batch at a time."""
+        """Apply one batch, then have its offsets committed. FastStream calls it, one at a time."""
         started = asyncio.get_running_loop().time()
-        done: dict[TopicPartition, int] = {}
+        done: _Offsets = {}
         items = [self._reader.read(record) for record in records]
         self._free.clear()
         try:
             try:
                 await self._apply(items, done)
             finally:
-                await self._commit(done)
+                await self.committed()  # those of the batch before: one after the other
+                self._committing = asyncio.create_task(self._commit(done))
+                if self._stopping.is_set():
+                    await self.committed()
         except _LostDependency:
             self._rewind(items, done)
             self._free.set()
@@ -183,6 +196,7 @@ class Subscriber:
             self._metrics.gauge("paceline_subscription_halted").labels(self.topic.name).set(1)
             self._log.error("subscription halted", reason_code=str(halt))
             self._free.set()
+            await self.committed()
             if (consumer := self._consumer_of()) is not None:
                 # FastStream cancels its own task first and would not get to
                 # leave the group; the partitions would wait for the session's end.
@@ -202,7 +216,17 @@ class Subscriber:
         """Cut waiting short: the process is about to stop."""
         self._stopping.set()
 
-    async def _apply(self, items: Sequence[Item], done: dict[TopicPartition, int]) -> None:
+    async def committed(self) -> None:
+        """Return once the offsets of all batches applied until now are committed, or lost."""
+        if (task := self._committing) is not None:
+            await asyncio.wait([task])  # a caller that is cancelled cancels no commit
+            task.result()
+
+    async def _ended(self) -> None:
+        await self._free.wait()
+        await self.committed()
+
+    async def _apply(self, items: Sequence[Item], done: _Offsets) -> None:
         """Apply `items` in their order, marking in `done` what has committed."""
         for refused, group in itertools.groupby(items, key=lambda item: item.code is not None):
             run = list(group)
@@ -213,7 +237,7 @@ class Subscriber:
                 await self._put_away(item)
                 _advance(done, [item])
 
-    async def _apply_run(self, run: Sequence[Item], done: dict[TopicPartition, int]) -> None:
+    async def _apply_run(self, run: Sequence[Item], done: _Offsets) -> None:
         try:
             await self._effect(run)
         except _Refused:
@@ -233,9 +257,7 @@ class Subscriber:
             self._running()
             _advance(done, run)
 
-    async def _try_again(
-        self, item: Item, error: Exception, done: dict[TopicPartition, int]
-    ) -> None:
+    async def _try_again(self, item: Item, error: Exception, done: _Offsets) -> None:
         """Give a record that failed alone its remaining tries, then put it away."""
         while item.attempts < self._attempts and not self._is_past_limit(item):
             self._count_retry("event")
@@ -410,12 +432,11 @@ class Subscriber:
             return None
         return delivery.workspace_id
 
-    async def _commit(self, done: dict[TopicPartition, int]) -> None:
+    async def _commit(self, done: _Offsets) -> None:
         consumer = self._consumer_of()
         if not done or consumer is None:
             return
-        mine = consumer.assignment()
-        offsets = {partition: offset for partition, offset in done.items() if partition in mine}
+        offsets = {one: done[one] for one in consumer.assignment() if one in done}
         try:
             if offsets:
                 await consumer.commit(offsets)
@@ -424,7 +445,7 @@ class Subscriber:
             # The effect stands. Whoever reads these records again finds it done.
             self._log.warning("offsets not committed", **telemetry.describe_error(error))
 
-    def _rewind(self, items: Sequence[Item], done: dict[TopicPartition, int]) -> None:
+    def _rewind(self, items: Sequence[Item], done: _Offsets) -> None:
         """Have everything not yet applied fetched again."""
         consumer = self._consumer_of()
         if consumer is None:
@@ -470,9 +491,10 @@ def _identity(delivery: Delivery[Any]) -> tuple[str, str, str]:
     return delivery.topic, delivery.source, delivery.event_id
 
 
-def _advance(done: dict[TopicPartition, int], items: Sequence[Item]) -> None:
+def _advance(done: _Offsets, items: Sequence[Item]) -> None:
     for item in items:
-        done[item.partition] = item.record.offset + 1
+        record = item.record
+        done[record.topic, record.partition] = record.offset + 1
 
 
 async def _parse(records: Any) -> KafkaAckableMessage:
@@ -488,13 +510,13 @@ async def _decode(message: KafkaAckableMessage) -> Any:
 class _WaitForBatch(ConsumerRebalanceListener):  # type: ignore[misc]
     """Lets the batch at hand end before its partitions go to another member."""
 
-    def __init__(self, free: asyncio.Event) -> None:
-        self._free = free
+    def __init__(self, ended: Callable[[], Awaitable[None]]) -> None:
+        self._ended = ended
 
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         try:
             async with asyncio.timeout(_REVOKE_WAIT_S):
-                await self._free.wait()
+                await self._ended()
         except TimeoutError:
             # The next member repeats what is not committed; the inbox knows it.
             return
