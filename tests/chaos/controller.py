@@ -34,6 +34,8 @@ WHOLE: Final = 500
 # Fewer kills than this are a short run: small caps, a small backlog.
 SHORT: Final = 100
 _TAKEN_S: Final = 5.0
+# By how many kills one of a group's transitions may be ahead of another.
+_AHEAD: Final = 2
 _AGAIN_S: Final = 25.0
 _BACK_S: Final = 30.0
 _ANSWERED_S: Final = 120.0
@@ -242,19 +244,22 @@ class Controller:
     def _choose(self, group: tuple[str, ...]) -> Point | None:
         now = time.monotonic()
         killed = self.tally.transitions
-        mine = [
-            one
-            for one in self.points
-            if (one.service in group or not one.service)
-            and (one.key not in self._standing or self._standing[one.key].again_at <= now)
-        ]
+        mine = [one for one in self.points if one.service in group or not one.service]
         if self._slack() <= 0 and self._owed():
             # The rest belongs to those that have not had their share.
             mine = [one for one in mine if killed[one.key] < self._plan.least]
-        if not mine:
+        # Who is reached seldom needs a house that stands for a while.
+        most = _AHEAD + min((killed[one.key] for one in mine), default=0)
+        free = [
+            one
+            for one in mine
+            if killed[one.key] <= most
+            and (one.key not in self._standing or self._standing[one.key].again_at <= now)
+        ]
+        if not free:
             return None
-        least = min(killed[one.key] for one in mine)
-        return self._rng.choice([one for one in mine if killed[one.key] == least])
+        least = min(killed[one.key] for one in free)
+        return self._rng.choice([one for one in free if killed[one.key] == least])
 
     async def _taken(self, standing: "_Standing") -> Instance | None:
         """Wait a moment for somebody to die of an order; return who, None if nobody did yet."""
