@@ -162,6 +162,8 @@ class Pacer:
             now = asyncio.get_running_loop().time()
             for workspace in {*jobs, *gates}:
                 if workspace not in self._due:
+                    # As long as that takes, nothing is said here.
+                    await tx.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
                     await self._rebuild(workspace)
                 self._due[workspace] = now
             # Gates first: the jobs meet the rotation as it is now.
