@@ -320,7 +320,7 @@ def test_outcomes_move_the_job_and_the_budget_once(world: World, sender: Caller)
     )  # fmt: skip
     (finished,) = world.outbox("enrollment-finished")
     assert (finished.state, finished.enrollment_id) == ("failed", ids.encode("enr", 6))
-    told = [one for (jobs,) in world.sql("SELECT jobs FROM pace_change") for one in jobs]
+    told = [job for (job,) in world.sql("SELECT unnest(jobs) FROM pace_change")]
     assert sorted(told) == [2, 5]
 
 
@@ -373,7 +373,7 @@ def test_job_proven_unsent_gets_its_place_back_and_its_capacity_stays_spent(
     # The request may have left: the day's count keeps it, and the slot is not returned.
     assert [budget(world, n) for n in (1, 2, 3)] == [(0, 1, 1)] * 3
     assert world.sql("SELECT 1 FROM slot WHERE returned_at IS NOT NULL") == []
-    told = [one for (jobs,) in world.sql("SELECT jobs FROM pace_change") for one in jobs]
+    told = [job for (job,) in world.sql("SELECT unnest(jobs) FROM pace_change")]
     assert sorted(told) == [1, 2, 3]
 
 

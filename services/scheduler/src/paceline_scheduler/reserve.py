@@ -183,8 +183,8 @@ class Pacer:
             await self._state.route(workspace)
         if scopes.keys() & {"workspace", "pool", "domain"}:
             await self._state.compile(workspace, None)
-        elif "mailbox" in scopes:
-            await self._state.compile(workspace, sorted(scopes["mailbox"]))
+        elif mailboxes := scopes.get("mailbox", set()) | scopes.get("capacity", set()):
+            await self._state.compile(workspace, sorted(mailboxes))
         for scope in ("pool", "enrollment"):
             if scope in scopes:
                 await self._state.push_released(workspace, scope, sorted(scopes[scope]))

@@ -66,6 +66,12 @@ BEGIN
             hour_used = b.hour_used - p.hours
         FROM per_mailbox AS p
         WHERE (b.workspace_id, b.mailbox_id) = (p.workspace_id, p.mailbox_id)
+    ), told AS (
+        -- One that had used up a cap is put off until that ends: it may go on now.
+        INSERT INTO pace_change (workspace_id, scope, ref)
+        SELECT p.workspace_id, 'capacity', p.mailbox_id
+        FROM per_mailbox AS p
+        WHERE p.days + p.hours > 0
     )
     SELECT array_agg(r.workspace_id), array_agg(r.account_ref), array_agg(r.hour),
         array_agg(r.domain_ref), array_agg(r.domain_day), array_agg(r.recipient_ref),
