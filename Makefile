@@ -36,7 +36,7 @@ beside = mkdir -p .run; PACELINE_RUN_DIR=$(CURDIR)/.run/test-$(1) $(2) >.run/tes
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-unit test-parts test-scheduler test-transport test-e2e lint fmt lock up down status logs bench mutants simulate docs vault \
-	chaos chaos-selftest test-chaos
+	chaos chaos-selftest test-chaos test-limits
 
 help: ## List every target
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -55,7 +55,8 @@ test: setup ## Lint and every test, on the real parts and the real Vault
 
 test-parts: vault lint test-unit
 	@$(BIN)/paceline-local run --keys vault -- $(BIN)/pytest -q tests \
-		--ignore=tests/unit --ignore=tests/e2e --ignore=tests/chaos $(patsubst %,--ignore=%,$(SCHEDULER) $(TRANSPORT))
+		--ignore=tests/unit --ignore=tests/e2e --ignore=tests/chaos --ignore=tests/limits \
+		$(patsubst %,--ignore=%,$(SCHEDULER) $(TRANSPORT))
 
 # Beside it, each in a house of its own: they wait more than they work. Their output comes at the end
 test-scheduler: vault
@@ -69,6 +70,9 @@ test-e2e: vault
 
 test-chaos: test-e2e
 	@$(call beside,chaos,$(BIN)/pytest -q tests/chaos)
+
+test-limits: vault ## Limits under every fault and clock change, judged at the mail host
+	@$(call beside,limits,$(BIN)/pytest -q tests/limits)
 
 test-unit: setup ## Unit tests: no services needed
 	@$(BIN)/pytest -q tests/unit
