@@ -34,34 +34,28 @@ BEGIN
     END IF;
 
     -- Each lock is one lookup by key, in the order of the outer rows (see claim_send).
-    PERFORM 1
-    FROM (
-        SELECT DISTINCT j.workspace_id, j.enrollment_id
-        FROM unnest(p_workspaces, p_jobs, p_outcomes) AS u(ws, job, outcome)
+    IF 'failed' = ANY (p_outcomes) THEN
+        PERFORM 1
+        FROM (
+            SELECT DISTINCT j.workspace_id, j.enrollment_id
+            FROM unnest(p_workspaces, p_jobs, p_outcomes) AS u(ws, job, outcome)
+            CROSS JOIN LATERAL (
+                SELECT j.workspace_id, j.enrollment_id FROM send_job AS j
+                WHERE (j.workspace_id, j.job_id) = (u.ws, u.job) OFFSET 0
+            ) AS j
+            WHERE u.outcome = 'failed'
+            ORDER BY 1, 2
+        ) AS w
         CROSS JOIN LATERAL (
-            SELECT j.workspace_id, j.enrollment_id FROM send_job AS j
-            WHERE (j.workspace_id, j.job_id) = (u.ws, u.job) OFFSET 0
-        ) AS j
-        WHERE u.outcome = 'failed'
-        ORDER BY 1, 2
-    ) AS w
-    CROSS JOIN LATERAL (
-        SELECT 1 FROM enrollment AS e
-        WHERE (e.workspace_id, e.enrollment_id) = (w.workspace_id, w.enrollment_id)
-        FOR NO KEY UPDATE OF e
-    ) AS locked;
+            SELECT 1 FROM enrollment AS e
+            WHERE (e.workspace_id, e.enrollment_id) = (w.workspace_id, w.enrollment_id)
+            FOR NO KEY UPDATE OF e
+        ) AS locked;
+    END IF;
 
-    PERFORM 1
-    FROM (
-        SELECT DISTINCT u.ws, u.job FROM unnest(p_workspaces, p_jobs) AS u(ws, job) ORDER BY 1, 2
-    ) AS w
-    CROSS JOIN LATERAL (
-        SELECT 1 FROM send_job AS j
-        WHERE (j.workspace_id, j.job_id) = (w.ws, w.job)
-        FOR UPDATE OF j
-    ) AS locked;
-
-    -- What applies, with the state each job leaves.
+    -- What applies, with the state each job leaves: the lock tells the row's newest version, so
+    -- that nobody changes it between the look and the lock. Without the OFFSET a job's state would
+    -- be judged before.
     SELECT array_agg(u.workspace_id), array_agg(u.job_id), array_agg(u.fence), array_agg(j.state),
         array_agg(u.outcome), array_agg(u.reason), array_agg(j.enrollment_id),
         array_agg(u.retry_at)
@@ -70,12 +64,14 @@ BEGIN
         SELECT DISTINCT ON (workspace_id, job_id, fence) *
         FROM unnest(p_workspaces, p_jobs, p_fences, p_outcomes, p_reasons, p_retry_at)
             AS a(workspace_id, job_id, fence, outcome, reason, retry_at)
+        ORDER BY workspace_id, job_id, fence
     ) AS u
     CROSS JOIN LATERAL (
-        SELECT j.state, j.enrollment_id FROM send_job AS j
-        WHERE (j.workspace_id, j.job_id, j.fence) = (u.workspace_id, u.job_id, u.fence) OFFSET 0
+        SELECT j.fence, j.state, j.enrollment_id FROM send_job AS j
+        WHERE (j.workspace_id, j.job_id) = (u.workspace_id, u.job_id) OFFSET 0
+        FOR UPDATE OF j
     ) AS j
-    WHERE j.state = ANY (CASE u.outcome
+    WHERE j.fence = u.fence AND j.state = ANY (CASE u.outcome
         WHEN 'unsent' THEN ARRAY['reserved', 'sending']
         WHEN 'failed' THEN ARRAY['reserved', 'sending', 'in_doubt']
         WHEN 'accepted' THEN ARRAY['sending', 'in_doubt']
@@ -127,10 +123,12 @@ BEGIN
     -- A job in doubt gave its place up when it became so.
     WHERE u.was <> 'in_doubt';
 
-    PERFORM finish_enrollments(array_agg(u.ws), array_agg(u.enrollment),
-        array_agg('failed'::text), array_agg(coalesce(u.reason, 'failed')))
-    FROM unnest(v_ws, v_enrollment, v_outcome, v_reason) AS u(ws, enrollment, outcome, reason)
-    WHERE u.outcome = 'failed' AND u.enrollment IS NOT NULL;
+    IF 'failed' = ANY (v_outcome) THEN
+        PERFORM finish_enrollments(array_agg(u.ws), array_agg(u.enrollment),
+            array_agg('failed'::text), array_agg(coalesce(u.reason, 'failed')))
+        FROM unnest(v_ws, v_enrollment, v_outcome, v_reason) AS u(ws, enrollment, outcome, reason)
+        WHERE u.outcome = 'failed' AND u.enrollment IS NOT NULL;
+    END IF;
 
     INSERT INTO pace_change (workspace_id, jobs)
     SELECT u.ws, array_agg(u.job)

@@ -12,18 +12,21 @@ SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     v_ws bigint[]; v_account bigint[]; v_hour timestamptz[]; v_domain bigint[];
     v_domain_day date[]; v_recipient bigint[]; v_recipient_day date[]; v_turn integer;
+    v_mailbox bigint[]; v_leases integer[];
 BEGIN
     IF coalesce(cardinality(p_jobs), 0) = 0 THEN
         RETURN;
     END IF;
-    PERFORM 1
+    SELECT array_agg(w.workspace_id), array_agg(w.mailbox_id), array_agg(w.leases)
+    INTO v_ws, v_mailbox, v_leases
     FROM (
-        SELECT DISTINCT s.workspace_id, s.mailbox_id
+        SELECT s.workspace_id, s.mailbox_id, count(*)::integer AS leases
         FROM unnest(p_workspaces, p_jobs, p_fences) AS r(ws, job, fence)
         CROSS JOIN LATERAL (
             SELECT s.workspace_id, s.mailbox_id FROM slot AS s
             WHERE (s.workspace_id, s.job_id, s.fence) = (r.ws, r.job, r.fence) OFFSET 0
         ) AS s
+        GROUP BY 1, 2
         ORDER BY 1, 2
     ) AS w
     CROSS JOIN LATERAL (
@@ -31,6 +34,13 @@ BEGIN
         WHERE (b.workspace_id, b.mailbox_id) = (w.workspace_id, w.mailbox_id)
         FOR NO KEY UPDATE OF b
     ) AS locked;
+    -- Mostly nothing is given back.
+    IF NOT true = ANY (p_give_back) THEN
+        UPDATE mailbox_budget AS b SET outstanding = b.outstanding - u.leases
+        FROM unnest(v_ws, v_mailbox, v_leases) AS u(ws, mailbox, leases)
+        WHERE (b.workspace_id, b.mailbox_id) = (u.ws, u.mailbox);
+        RETURN;
+    END IF;
 
     WITH ended AS (
         SELECT r.workspace_id, r.job_id, r.fence, r.give_back, s.mailbox_id, s.day, s.hour
