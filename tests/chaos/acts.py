@@ -25,6 +25,8 @@ _WRONG: Final = "forgotten-Heron-5"
 _FIRST_S: Final = 9.0
 # Longer than a scheduler takes to see who is gone, or throttled (`reroute`, `throttle`).
 _SEEN_S: Final = 20.0
+# Leads of one mailbox at its cadence: a minute at the end.
+_ROOM: Final = 10
 _SPACINGS_S: Final = (0.02, 0.03)
 
 
@@ -168,14 +170,23 @@ class Acts:
 
     async def _cool(self) -> None:
         """Have a mailbox that cools down after one bounce write to nobody."""
-        await self._customer.enroll_into("loyal", 2, "unknown")
+        if await self._has_room():
+            await self._customer.enroll_into("loyal", 2, "unknown")
+
+    async def _has_room(self) -> bool:
+        """Tell whether the one mailbox that is left alone so often can take more leads."""
+        waiting = [
+            await asyncio.to_thread(self._ledger.active, name) for name in ("loyal", "moving")
+        ]
+        return sum(waiting) < _ROOM
 
     # ---- mailboxes
 
     async def _keep_away(self) -> None:
         """Take a mailbox away whose leads wait for their second message from it."""
-        await self._customer.enroll_into("loyal", 2, "loyal")
-        await self._customer.enroll_into("moving", 3, "ordinary")
+        if await self._has_room():
+            await self._customer.enroll_into("loyal", 2, "loyal")
+            await self._customer.enroll_into("moving", 3, "ordinary")
         await asyncio.sleep(_FIRST_S)
         await self._customer.hold(_SEEN_S, APART)
 

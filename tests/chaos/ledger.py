@@ -96,6 +96,18 @@ class Ledger:
             ).fetchone() or (0,)
         return int(count)
 
+    def active(self, campaign: str) -> int:
+        """Return how many leads a campaign, by its first name, still has something for."""
+        with self._connect() as db:
+            (count,) = db.execute(
+                "SELECT count(*) FROM scheduler.enrollment AS e"
+                " JOIN gateway.campaign AS c USING (workspace_id, campaign_id)"
+                " WHERE e.workspace_id = %s AND e.state = 'active'"
+                " AND split_part(c.name, ' ', 1) = %s",
+                [self._workspace, campaign],
+            ).fetchone() or (0,)
+        return int(count)
+
     def age_health(self) -> None:
         """Let the health of all mailboxes be due to be computed anew."""
         with self._connect() as db:
