@@ -142,9 +142,10 @@ class Controller:
         tally, customer = self.tally, self._customer
         tally.phase = "opening"
         self._show(tally, self.faults.counts)
+        ledger = Ledger(self._house)
+        await asyncio.to_thread(ledger.silence)
         await customer.open(self._traffic)
         self._house.workspace = customer.diary.workspace
-        ledger = Ledger(self._house)
         self._traffic.start()
         people = People(self._house, customer)
         await customer.enroll(self._backlog)
