@@ -29,13 +29,13 @@ RULE ?=
 KILLS ?= 500
 
 # What `make test` runs beside the rest
-SCHEDULER := tests/integration/scheduler
-TRANSPORT := tests/integration/sender tests/integration/reply
+INWARD := tests/integration/scheduler tests/integration/gateway
+OUTWARD := tests/integration/sender tests/integration/reply
 beside = mkdir -p .run; PACELINE_RUN_DIR=$(CURDIR)/.run/test-$(1) $(2) >.run/test-$(1).log 2>&1 \
 	|| { cat .run/test-$(1).log; exit 1; }; echo "$(1):" && tail -n 1 .run/test-$(1).log
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-parts test-scheduler test-transport test-e2e lint fmt lock up down status logs bench mutants simulate docs vault \
+.PHONY: help setup demo test test-unit test-parts test-inward test-outward test-e2e lint fmt lock up down status logs bench mutants simulate docs vault \
 	chaos chaos-selftest test-chaos test-limits
 
 help: ## List every target
@@ -51,19 +51,19 @@ demo: setup ## One campaign through the whole house, checked (KEEP=1, KILL=<serv
 	@$(BIN)/paceline-demo run $(if $(KEEP),--keep) $(if $(KILL),--kill $(KILL)) $(if $(KEYS),--keys $(KEYS))
 
 test: setup ## Lint and every test, on the real parts and the real Vault
-	@$(MAKE) --no-print-directory -j4 test-chaos test-transport test-scheduler test-parts
+	@$(MAKE) --no-print-directory -j4 test-chaos test-outward test-inward test-parts
 
 test-parts: vault lint test-unit
 	@$(BIN)/paceline-local run --keys vault -- $(BIN)/pytest -q tests \
 		--ignore=tests/unit --ignore=tests/e2e --ignore=tests/chaos --ignore=tests/limits \
-		$(patsubst %,--ignore=%,$(SCHEDULER) $(TRANSPORT))
+		$(patsubst %,--ignore=%,$(INWARD) $(OUTWARD))
 
 # Beside it, each in a house of its own: they wait more than they work. Their output comes at the end
-test-scheduler: vault
-	@$(call beside,scheduler,$(BIN)/paceline-local run --keys vault -- $(BIN)/pytest -q $(SCHEDULER))
+test-inward: vault
+	@$(call beside,inward,$(BIN)/paceline-local run --keys vault -- $(BIN)/pytest -q $(INWARD))
 
-test-transport: vault
-	@$(call beside,transport,$(BIN)/paceline-local run --keys vault -- $(BIN)/pytest -q $(TRANSPORT))
+test-outward: vault
+	@$(call beside,outward,$(BIN)/paceline-local run --keys vault -- $(BIN)/pytest -q $(OUTWARD))
 
 test-e2e: vault
 	@$(call beside,e2e,$(BIN)/paceline-local run --keys vault -- $(BIN)/pytest -q tests/e2e)
