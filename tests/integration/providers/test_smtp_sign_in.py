@@ -82,14 +82,14 @@ async def test_a_grant_signs_in_instead_of_a_password(
 
 
 @pytest.mark.parametrize("auth", ["xoauth2", "oauthbearer"])
-async def test_a_token_that_is_refused_is_renewed_once(
+async def test_a_token_that_is_refused_is_renewed_until_it_is_surely_a_new_one(
     server: tuple[SmtpTwin, int], auth: str
 ) -> None:
     _, port = server
     tokens = Grants("stale", "good-token")
     await submitted(await opened(port, auth=auth, tokens=tokens))
     assert tokens.refused == [None, "stale"]
-    never = Grants("stale", "stale too")
+    never = Grants("stale", "another's, stale too", "new")
     refused = await opened(port, auth=auth, tokens=never)
     assert isinstance(refused, Unsent)
     assert (refused.reason, refused.outcome_class) == ("auth_failed", OutcomeClass.AUTH)

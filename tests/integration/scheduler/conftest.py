@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +78,18 @@ class World:
     stack: Stack
     _events: int = field(default=0)
 
+    @cached_property
+    def _db(self) -> "psycopg.Connection[Any]":
+        connection = psycopg.connect(self.stack.dsn(), autocommit=True, prepare_threshold=None)
+        connection.execute("SET search_path = scheduler, pg_catalog")
+        return connection
+
+    def close(self) -> None:
+        self._db.close()
+
     def sql(self, statement: str, *args: object) -> list[Any]:
-        with psycopg.connect(self.stack.dsn(), autocommit=True) as connection:
-            connection.execute("SET search_path = scheduler, pg_catalog")
-            cursor = connection.execute(statement.encode(), args)
-            return cursor.fetchall() if cursor.description else []
+        cursor = self._db.execute(statement.encode(), args)
+        return cursor.fetchall() if cursor.description else []
 
     def one(self, statement: str, *args: object) -> Any:
         (row,) = self.sql(statement, *args)
@@ -345,11 +353,12 @@ def _servers() -> Iterator[Stack]:
 
 
 @pytest.fixture
-def world(_servers: Stack) -> World:
+def world(_servers: Stack) -> Iterator[World]:
     made = World(_servers)
     made.clean()
     made.workspace()
-    return made
+    yield made
+    made.close()
 
 
 @dataclass

@@ -55,8 +55,8 @@ def waiting(world: World) -> int:
 async def test_second_lease_counts_what_the_first_has_taken(world: World, scripted: House) -> None:
     jobs = await ready(world, scripted, 14)
     world.sql("UPDATE mailbox_budget SET max_outstanding = 4 WHERE mailbox_id <> 1")
-    world.sql("UPDATE mailbox_budget SET cadence_ms = 0, jitter_min_ms = 0, jitter_max_ms = 0"
-              " WHERE mailbox_id NOT IN (1, 2)")  # fmt: skip
+    world.sql("UPDATE mailbox_budget SET cadence_ms = 0, jitter_min_ms = 0, jitter_max_ms = 0")
+    world.sql("UPDATE mailbox_budget SET cadence_ms = 60000 WHERE mailbox_id = 2")
     world.sql("UPDATE mailbox_budget SET day_cap = 1 WHERE mailbox_id = 3")
     world.sql("UPDATE mailbox_budget SET hour_cap = 1 WHERE mailbox_id = 4")
     # Shared by two mailboxes each: an account, a sending domain.
