@@ -31,12 +31,13 @@ KILLS ?= 500
 # What `make test` runs beside the rest
 INWARD := tests/integration/scheduler tests/integration/gateway
 OUTWARD := tests/integration/sender tests/integration/reply
+COMMON := tests/integration/common tests/integration/local
 beside = mkdir -p .run; PACELINE_RUN_DIR=$(CURDIR)/.run/test-$(1) $(2) >.run/test-$(1).log 2>&1 \
 	|| { cat .run/test-$(1).log; exit 1; }; echo "$(1):" && tail -n 1 .run/test-$(1).log
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-unit test-parts test-inward test-outward test-e2e lint fmt lock up down status logs bench mutants simulate docs vault \
-	chaos chaos-selftest test-chaos test-limits
+	chaos chaos-selftest test-chaos test-common test-limits
 
 help: ## List every target
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -51,12 +52,12 @@ demo: setup ## One campaign through the whole house, checked (KEEP=1, KILL=<serv
 	@$(BIN)/paceline-demo run $(if $(KEEP),--keep) $(if $(KILL),--kill $(KILL)) $(if $(KEYS),--keys $(KEYS))
 
 test: setup ## Lint and every test, on the real parts and the real Vault
-	@$(MAKE) --no-print-directory -j4 test-chaos test-outward test-inward test-parts
+	@$(MAKE) --no-print-directory -j4 test-common test-outward test-inward test-parts
 
 test-parts: vault lint test-unit
 	@$(BIN)/paceline-local run --keys vault -- $(BIN)/pytest -q tests \
 		--ignore=tests/unit --ignore=tests/e2e --ignore=tests/chaos --ignore=tests/limits \
-		$(patsubst %,--ignore=%,$(INWARD) $(OUTWARD))
+		$(patsubst %,--ignore=%,$(INWARD) $(OUTWARD) $(COMMON))
 
 # Beside it, each in a house of its own: they wait more than they work. Their output comes at the end
 test-inward: vault
@@ -70,6 +71,9 @@ test-e2e: vault
 
 test-chaos: test-e2e
 	@$(call beside,chaos,$(BIN)/pytest -q tests/chaos)
+
+test-common: test-chaos
+	@$(call beside,common,$(BIN)/paceline-local run --keys vault -- $(BIN)/pytest -q $(COMMON))
 
 test-limits: vault ## Limits under every fault and clock change, judged at the mail host
 	@$(call beside,limits,$(BIN)/pytest -q tests/limits)
