@@ -298,9 +298,12 @@ async def lease_elsewhere(connection: Connection, jobs: Sequence[int], mailbox: 
     async with connection.transaction():
         await connection.execute("SET LOCAL ROLE scheduler_worker")
         await connection.execute(
-            "UPDATE scheduler.send_job SET state = 'reserved', mailbox_id = %s, pool_id = 1,"
+            "UPDATE scheduler.send_job AS j SET state = 'reserved', mailbox_id = %s, pool_id = 1,"
             " slot_at = now(), not_after = now() + interval '1 h'"
-            " WHERE job_id = ANY (%s) AND fence = 2 AND state = 'queued'",
+            " FROM (SELECT workspace_id, job_id FROM scheduler.send_job"
+            "       WHERE job_id = ANY (%s) AND fence = 2 AND state = 'queued'"
+            "       ORDER BY job_id FOR UPDATE) AS w"
+            " WHERE (j.workspace_id, j.job_id) = (w.workspace_id, w.job_id)",
             (mailbox, list(jobs)),
         )
 
